@@ -1,0 +1,3 @@
+"""Benchmarks are no tests: pytest collects nothing here, even when it is pointed at this folder."""
+
+collect_ignore_glob = ["*.py"]

@@ -1,0 +1,83 @@
+"""What 100 MB cost on their way to another process, each figure beside plain copying in the same round.
+
+python benchmarks/transfer.py [megabytes]
+"""
+
+from __future__ import annotations
+
+import sys
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from tinygraph.executors.transfer import Kept, Outbox, Segments, dumps, loads
+
+ROUNDS = 9
+
+
+def seconds(call):
+    began = perf_counter()
+    result = call()
+    return perf_counter() - began, result
+
+
+def in_pairs(title, call, after=lambda result: None, before=lambda: None):
+    """Measure `call` and a warm copy in turn, so that both see the same machine."""
+    ours, floors = [], []
+    for _ in range(ROUNDS):
+        floors.append(seconds(lambda: np.copyto(target, array))[0])
+        before()
+        took, result = seconds(call)
+        ours.append(took)
+        after(result)
+        del result
+    ours, floor = ours[1:], median(floors[1:])
+    print(f"{title:<34} {median(ours) * 1e3:8.2f} ms   copy {floor * 1e3:6.2f} ms   x {median(ours) / floor:5.2f}")
+
+
+megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+array = np.random.default_rng(0).random(megabytes * 125_000)
+target = np.zeros_like(array)
+body = array.tobytes()
+
+segments = Segments.create()
+worker = Segments.attach(segments.folder)
+in_pairs("dumps array, into new memory", lambda: dumps(array, segments), segments.release, segments.trim)
+in_pairs("dumps array, into freed memory", lambda: dumps(array, segments), segments.release)
+in_pairs("dumps bytes, into freed memory", lambda: dumps(body, segments), segments.release)
+in_pairs("inline: array + 1", lambda: array + 1.0)
+kept = Kept(dumps(array, segments), segments)
+in_pairs("loads array", lambda: loads(kept.parcel, worker))
+in_pairs("loads array, array + 1", lambda: loads(kept.parcel, worker) + 1.0)
+in_pairs("loads array, write to all of it", lambda: loads(kept.parcel, worker).fill(1.0))
+kept_bytes = Kept(dumps(body, segments), segments)
+in_pairs("loads bytes", lambda: loads(kept_bytes.parcel, worker))
+in_pairs("inline: bytearray to bytes", lambda: bytes(memoryview(target).cast("B")))
+
+
+def chain():
+    held = dumps(array, segments)
+    for _ in range(10):
+        result = dumps(loads(held, worker) + 1.0, worker)
+        segments.hold(result)
+        segments.release(held)
+        held = result
+    return held
+
+
+def fan():
+    outbox = Outbox(segments)
+    parcels = [dumps((array,), segments, outbox) for _ in range(8)]
+    for parcel in parcels:
+        (got,) = loads(parcel, worker)
+        assert got[0] + got[-1] == array[0] + array[-1]
+        segments.release(parcel)
+    del got
+    outbox.close()
+
+
+in_pairs("chain of 10, every step crosses", chain, segments.release)
+in_pairs("one array to 8 calls", fan)
+in_pairs("one array to 8 calls, new memory", fan, before=segments.trim)
+segments.close()

@@ -1,0 +1,25 @@
+"""What docs/design.md says about the house is what stands there."""
+
+import configparser
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DESIGN = (ROOT / "docs" / "design.md").read_text()
+
+
+def test_the_arrows_are_those_of_the_contract():
+    contract = configparser.ConfigParser()
+    contract.read(ROOT / "setup.cfg")
+    layers = contract["importlinter:contract:inwards"]["layers"].strip().splitlines()
+    drawn = re.search(r"^## The arrows.*?```text\n(.*?)```", DESIGN, re.MULTILINE | re.DOTALL)[1].splitlines()
+    # In the contract a room in brackets may be missing; it is drawn once it is there.
+    wanted = [re.findall(r"(?<!\()\b\w+\b(?!\))", layer) for layer in layers]
+    assert [re.findall(r"\w+", line) for line in drawn] == wanted
+
+
+def test_every_room_is_in_the_tour():
+    tour = DESIGN.partition("## The rooms")[2].partition("## The arrows")[0]
+    rooms = {path.stem for path in (ROOT / "tinygraph").glob("*.py")} - {"__init__"}
+    rooms |= {path.parent.name + "/" for path in (ROOT / "tinygraph").glob("*/__init__.py")}
+    assert {room for room in rooms if f"`{room}`" not in tour} == set()

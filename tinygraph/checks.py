@@ -1,0 +1,131 @@
+"""Do values fit annotations?
+
+Cheap answers: for literals when a call is recorded, for values before its body runs.
+"""
+
+from __future__ import annotations
+
+import enum
+import numbers
+import types
+from collections.abc import Callable
+from typing import Any
+
+from tinygraph.errors import ArgumentError
+
+# What passes for a number: numpy's scalars register with these classes. A bool is no number.
+_NUMBERS = {int: numbers.Integral, float: numbers.Real, complex: numbers.Complex}
+
+
+class Check:
+    """Whether a value fits one annotation.
+
+    >>> Check(float).fits(3), Check(int).fits(True), Check(int | None).fits(None)
+    (True, False, True)
+    """
+
+    __slots__ = ("annotation", "fits")
+
+    def __init__(self, annotation: Any) -> None:
+        self.annotation = annotation
+        self.fits: Callable[[Any], bool] = _fits(annotation)
+
+    def __repr__(self) -> str:
+        annotation = self.annotation
+        return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+
+def checks_of(function: Any) -> dict[str, Check]:
+    """Return a check for each parameter whose annotation can be checked, by the parameter's name.
+
+    >>> def scale(x: int, by: "float", label): ...
+    >>> checks_of(scale)
+    {'x': int, 'by': float}
+    """
+    target: Any = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
+    annotations = getattr(target, "__annotations__", None)
+    if not annotations:
+        return {}
+    if any(isinstance(a, str) for a in annotations.values()):
+        import typing
+
+        try:
+            annotations = typing.get_type_hints(target)
+        except Exception:  # a name that only a type checker sees
+            return {}
+    found = {name: Check(a) for name, a in annotations.items() if name != "return"}
+    return {name: check for name, check in found.items() if check.fits is not _anything}
+
+
+def parameters_of(function: Any) -> tuple[str, ...]:
+    """Return the names of the positional parameters, in order, as a call of a node gives them.
+
+    >>> parameters_of(lambda x, *rest, y: x)
+    ('x',)
+    """
+    target: Any = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
+    code = getattr(target, "__code__", None)
+    while hasattr(target, "__wrapped__") and (code is None or not code.co_argcount):
+        target = target.__wrapped__  # through a decorator that hands everything on
+        code = getattr(target, "__code__", None)
+    if code is None:
+        return ()
+    names: tuple[str, ...] = code.co_varnames[: code.co_argcount]
+    bound = isinstance(function, type) or getattr(target, "__self__", None) is not None
+    return names[1:] if bound else names
+
+
+def check_arguments(
+    name: str, checks: dict[str, Check], parameters: tuple[str, ...], args: Any, kwargs: Any, skip: type
+) -> None:
+    """Refuse the first argument that does not fit, naming node, argument, what was expected and what came.
+
+    `skip` is a class whose instances are not looked at: a future has no value to check yet.
+    """
+    for parameter, value in zip(parameters, args, strict=False):
+        check = checks.get(parameter)
+        if check is not None and not isinstance(value, skip) and not check.fits(value):
+            raise mismatch(name, parameter, check, value)
+    for parameter, value in (kwargs or {}).items():
+        check = checks.get(parameter)
+        if check is not None and not isinstance(value, skip) and not check.fits(value):
+            raise mismatch(name, parameter, check, value)
+
+
+def mismatch(name: str, parameter: str, check: Check, value: Any) -> ArgumentError:
+    """Return the error for a value of the wrong type."""
+    shown = repr(value)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return ArgumentError(f"{name}: argument {parameter!r} must be {check!r}, not {shown} ({type(value).__name__})")
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _fits(annotation: Any) -> Callable[[Any], bool]:
+    if annotation is None or annotation is type(None):
+        return lambda value: value is None
+    if isinstance(annotation, types.UnionType) or getattr(annotation, "__origin__", None) is _typing_union():
+        options = [_fits(option) for option in annotation.__args__]
+        return _anything if _anything in options else lambda value: any(fits(value) for fits in options)
+    origin = getattr(annotation, "__origin__", None)
+    kind = origin if isinstance(origin, type) else annotation
+    if not isinstance(kind, type) or kind is object or getattr(kind, "_is_protocol", False):
+        return _anything
+    if issubclass(kind, dict) and not isinstance(kind, types.GenericAlias) and hasattr(kind, "__total__"):
+        return lambda value: isinstance(value, dict)  # a TypedDict
+    if kind in _NUMBERS:
+        number = _NUMBERS[kind]
+        return lambda value: isinstance(value, number) and not isinstance(value, bool)
+    if kind is tuple:
+        return lambda value: isinstance(value, tuple | list)
+    if issubclass(kind, enum.Enum):
+        return lambda value: isinstance(value, kind) or any(value == member.value for member in kind)
+    return lambda value: isinstance(value, kind)
+
+
+def _typing_union() -> Any:
+    from typing import Union
+
+    return Union

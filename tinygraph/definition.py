@@ -1,0 +1,277 @@
+"""Definition: what a call runs, with its options and its signature."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import Enum
+from types import FunctionType
+from typing import Any
+
+from tinygraph.checks import Check, checks_of
+from tinygraph.errors import ArgumentError, DefinitionError, OptionError
+
+_VARARGS, _VARKEYWORDS, _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x04, 0x08, 0x20, 0x80, 0x200
+_HEAP_TYPE = 1 << 9  # a class made by a class statement, and not in C
+_UNLIMITED = sys.maxsize
+_WHERE = (None, "driver", "worker")
+
+
+class Kind(Enum):
+    """What sort of callable a definition holds, and so where and how it runs."""
+
+    LEAF = "leaf"  # the body computes: on a worker
+    COMPOSITE = "composite"  # the body calls nodes: in the driver, it only records
+    COMPONENT = "component"  # the body ran at the call: nothing is left to run
+    STATEFUL = "stateful"  # a class: its instance is constructed where it is needed
+    ENTRY = "entry"  # a call of such an instance
+    COROUTINE = "coroutine"  # on the event loop
+    GENERATOR = "generator"  # on a worker; its value is what it returned, else the list of what it yielded
+    INPUT = "input"  # a hole that the run fills
+
+
+class Definition:
+    """What a call runs: a function or a class, its name, its options and what it accepts.
+
+    >>> Definition(divmod, outputs=2).name
+    'divmod'
+    """
+
+    # Plain attributes and no properties for what every single call reads: recording is counted in nanoseconds.
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        kind: Kind | None = None,
+        outputs: int | None = None,
+        retries: int = 0,
+        timeout: float | None = None,
+        cost: float | None = None,
+        priority: float = 0.0,
+        where: str | None = None,
+        check: bool = True,
+    ) -> None:
+        if not callable(function):
+            raise DefinitionError(
+                f"a node is made from a function or a class, not from {function!r} ({type(function).__name__})"
+            )
+        self.function = function
+        self.name = _name_of(function) if name is None else _text("name", name)
+        self.kind = kind or _kind_of(function, self.name)
+        self.retries = _count("retries", retries)
+        self.timeout = None if timeout is None else _number("timeout", timeout, least=0.0)
+        self.cost = None if cost is None else _number("cost", cost, least=0.0)
+        # What a call is expected to take, in seconds, as far as it is known before anything has run.
+        self.expected = self.cost if self.cost is not None else float(self.kind not in (Kind.INPUT, Kind.STATEFUL))
+        self.priority = _number("priority", priority)
+        if where not in _WHERE:
+            raise OptionError(f"where must be 'driver' or 'worker', not {where!r}")
+        self.where = where
+        self.check = bool(check)
+        self.outputs = None if outputs is None else _count("outputs", outputs, least=1)
+        self.entry: Definition | None = None
+        if self.kind is Kind.STATEFUL:
+            self.entry = _entry_of(function, self)
+            self.outputs = None  # they are those of its calls
+        elif outputs is None:
+            self.outputs = _outputs_of(function)
+        self.fewest, self.most = _arity(function)
+        self._checks: dict[str, Check] | None = None
+        # Found by a walk over the code, when a run first asks: what it names may be defined further down.
+        self.calls_nodes: bool | None = None
+        self.captures: bool | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options, as the constructor takes them."""
+        return {
+            "name": self.name,
+            "outputs": self.outputs if self.entry is None else self.entry.outputs,
+            "retries": self.retries,
+            "timeout": self.timeout,
+            "cost": self.cost,
+            "priority": self.priority,
+            "where": self.where,
+            "check": self.check,
+        }
+
+    @property
+    def signature(self) -> str:
+        """The name with its parameters, as a user wrote them: ``"add(a, b)"``."""
+        import inspect
+
+        try:
+            signature = inspect.signature(self.function)
+        except (TypeError, ValueError):
+            return f"{self.name}(...)"
+        plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        return f"{self.name}{signature.replace(parameters=plain, return_annotation=signature.empty)}"
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse arguments that the function does not accept.
+
+        >>> Definition(lambda x: x).bind((1, 2), {})
+        Traceback (most recent call last):
+        tinygraph.errors.ArgumentError: <lambda>(x): too many positional arguments
+        """
+        if self._fits(args, kwargs):
+            return
+        import inspect
+
+        try:
+            signature = inspect.signature(self.function)
+        except (TypeError, ValueError):  # a builtin that does not tell
+            return
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentError(f"{self.signature}: {error}") from None
+
+    def _fits(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether arguments fit a plain function for sure: many times quicker than binding them to its signature."""
+        function = self.function
+        if type(function) is not FunctionType or hasattr(function, "__wrapped__"):
+            return False
+        code, given, used = function.__code__, len(args), 0
+        positional = code.co_argcount
+        if given > positional or code.co_posonlyargcount:
+            return False
+        names, defaults = code.co_varnames, function.__kwdefaults__ or ()
+        first_default = positional - len(function.__defaults__ or ())
+        for index in range(given, positional):
+            if names[index] in kwargs:
+                used += 1
+            elif index < first_default:
+                return False
+        for name in names[positional : positional + code.co_kwonlyargcount]:
+            if name in kwargs:
+                used += 1
+            elif name not in defaults:
+                return False
+        return used == len(kwargs)
+
+    @property
+    def checks(self) -> dict[str, Check]:
+        """The checks of annotated parameters by name; none where `check=False`.
+
+        Made at the first call and not at the decorator, because annotations may name what is defined further down.
+        """
+        if self._checks is None:
+            self._checks = checks_of(self.function) if self.check else {}
+        return self._checks
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name}>"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _checks=None, calls_nodes=None, captures=None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        found_again = ("_checks", "calls_nodes", "captures")
+        return {name: value for name, value in self.__dict__.items() if name not in found_again}
+
+
+def _entry_of(cls: Any, stateful: Definition) -> Definition:
+    for method in ("__call__", "process", "apply"):
+        function = getattr(cls, method, None)
+        if isinstance(function, FunctionType):
+            return Definition(
+                function,
+                name=stateful.name,
+                kind=_kind_of(function, stateful.name, plain=Kind.ENTRY),
+                outputs=stateful.outputs,
+                retries=stateful.retries,
+                timeout=stateful.timeout,
+                cost=stateful.cost,
+                priority=stateful.priority,
+                where=stateful.where,
+                check=stateful.check,
+            )
+    raise DefinitionError(
+        f"class {stateful.name} needs a __call__ (or process, or apply) method to be a node; "
+        f"to record only its construction, put that into a function"
+    )
+
+
+def _name_of(function: Any) -> str:
+    while True:
+        name = getattr(function, "__name__", None)
+        if isinstance(name, str):
+            return name
+        inner = getattr(function, "func", None)  # functools.partial
+        if inner is None:
+            return type(function).__name__
+        function = inner
+
+
+def _kind_of(function: Any, name: str, plain: Kind = Kind.LEAF) -> Kind:
+    if isinstance(function, type):
+        if not function.__flags__ & _HEAP_TYPE:  # int, str, list, ...: called to convert a value, as a function is
+            return plain
+        if "__init__" not in _defined(function):
+            raise DefinitionError(f"class {name} needs an __init__ method to be a node")
+        return Kind.STATEFUL
+    while not hasattr(function, "__code__"):
+        inner = getattr(function, "func", None) or getattr(function, "__func__", None)
+        if inner is None:
+            call = getattr(type(function), "__call__", None)  # noqa: B004  the function itself is wanted
+            if not isinstance(call, FunctionType):
+                return plain
+            inner = call
+        function = inner
+    flags = function.__code__.co_flags
+    if flags & _ASYNC_GENERATOR:
+        raise DefinitionError(f"{name} is an async generator: make it a plain generator, or return a list")
+    if flags & _COROUTINE:
+        return Kind.COROUTINE
+    return Kind.GENERATOR if flags & _GENERATOR else plain
+
+
+def _defined(cls: type) -> set[str]:
+    return {name for base in cls.__mro__[:-1] for name in vars(base)}
+
+
+def _arity(function: Any) -> tuple[int, int]:
+    """Return how many positional arguments alone are fine for sure; (1, 0) where every call must be bound."""
+    if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
+        return 1, 0
+    code = function.__code__
+    if code.co_kwonlyargcount > len(function.__kwdefaults__ or ()):
+        return 1, 0
+    fewest = code.co_argcount - len(function.__defaults__ or ())
+    return fewest, _UNLIMITED if code.co_flags & _VARARGS else code.co_argcount
+
+
+def _outputs_of(function: Any) -> int | None:
+    returns = getattr(function, "__annotations__", {}).get("return")
+    if isinstance(returns, str):
+        if not returns.lower().startswith(("tuple[", "typing.tuple[")):
+            return None
+        import typing
+
+        try:
+            returns = typing.get_type_hints(function).get("return")
+        except Exception:  # a name that is defined later, or never: then outputs= says it
+            return None
+    if getattr(returns, "__origin__", None) is not tuple:
+        return None
+    parts = returns.__args__  # type: ignore[union-attr]
+    return None if not parts or Ellipsis in parts else len(parts)
+
+
+def _text(option: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise OptionError(f"{option} must be a text, not {value!r}")
+    return value
+
+
+def _count(option: str, value: Any, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise OptionError(f"{option} must be a whole number from {least} on, not {value!r}")
+    return value
+
+
+def _number(option: str, value: Any, least: float = float("-inf")) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        raise OptionError(f"{option} must be a number, not {value!r}")
+    return float(value)

@@ -1,0 +1,631 @@
+"""Engine: the state of one run. Which calls wait, which are ready, and what follows when one ends.
+
+The engine decides and keeps books; it runs nothing. Whoever has workers (an executor) takes ready calls from it and
+hands back what came out, holding `lock` around each of its methods, except where a method says otherwise::
+
+    take() -> a ready call        finish(call, value)      its dependents may become ready
+                                  expand(call, ...)        its body made calls: they join the graph
+                                  fail(call, exception)    its dependents are skipped
+
+Everything is iterative: a chain of a million calls and a call with a million dependents are ordinary.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+from sys import getrefcount
+from time import perf_counter
+from typing import Any
+
+from tinygraph.blame import blame, longer_path, text_of, too_deep, unfinished_cycle
+from tinygraph.capture import Nested
+from tinygraph.definition import Definition, Kind
+from tinygraph.errors import CancelledError, InputError, OutputError, ReleasedError, TinygraphError, UpstreamFailed
+from tinygraph.future import Elsewhere, Future, Missing, State, fetched
+from tinygraph.node import open_up
+from tinygraph.reach import calls_nodes, captured_futures
+from tinygraph.schedule import ReadyQueue
+
+WAITING, READY, RUNNING = State.WAITING, State.READY, State.RUNNING
+FINISHED, FAILED, SKIPPED, CANCELLED = State.FINISHED, State.FAILED, State.SKIPPED, State.CANCELLED
+SETTLED = frozenset((FINISHED, FAILED, SKIPPED, CANCELLED))
+
+RELEASED = Missing()  # a value that was let go when its last consumer had it
+
+# What happened to a call, how many seconds after the start of the run, and what else there is to say.
+Note = tuple[str, Future[Any], float, Any]
+
+# References to a finished call that are not the user's, besides one for each entry in its list of dependents: the
+# engine's list of calls, the loop variable and the parameter in `_release`, and the argument of getrefcount.
+_OWN_REFERENCES = 4
+
+# Claiming a call for a run is exclusive across all runs of the process.
+_claiming = threading.Lock()
+
+
+class Engine:
+    """The state of one run.
+
+    ``targets``: the futures whose values are wanted. ``options``: as `options.effective` returns them. ``apart``:
+    whether the workers are elsewhere.
+    """
+
+    def __init__(self, targets: Iterable[Future[Any]], options: dict[str, Any], *, apart: bool) -> None:
+        self.targets = tuple(targets)
+        self.keep_going = options["on_error"] == "continue"
+        self.max_depth: int = options["max_depth"]
+        self.apart = apart
+        self.lock = threading.Lock()
+        self.calls: list[Future[Any]] = []
+        self.queue = ReadyQueue()  # what workers may take
+        # What only records runs in the driver. Where the workers are here too, that is no difference.
+        self.driver_queue = ReadyQueue() if apart else self.queue
+        self.left = 0  # claimed calls that have not settled
+        self.in_hand = 0  # calls that were taken and have not come back
+        self.inputs: list[Future[Any]] = []  # holes that the calls of this run need filled
+        self.error: BaseException | None = None  # ends the run
+        self.failures: list[tuple[Future[Any], BaseException]] = []
+        self.idle = 0  # workers that wait for something to do
+        self.wake: SimpleQueue[None] = SimpleQueue()
+        self.over = threading.Event()
+        self.inbox: deque[Callable[[], None]] = deque()  # news from outside, to be read with the lock held
+        self.watchers: dict[Future[Any], list[Callable[[Future[Any]], None]]] = {}
+        self.foreign: dict[Future[Any], list[Future[Any]]] = {}  # calls that another run has in hand, who needs them
+        self.attempts: dict[Future[Any], int] = {}
+        self.listener: Callable[[Note], None] | None = None
+        self.notes: list[Note] = []  # what cannot be read off the calls afterwards
+        self.began = perf_counter()
+        self.ended = self.began
+
+    # Joining the run
+
+    def start(self) -> None:
+        """Claim everything that the targets need and queue what is ready."""
+        fresh = self._claim(self.targets)
+        self._rank(fresh)
+        for call in fresh:
+            if not call._waiting:
+                self._ready(call)
+        if not self.left:
+            self.over.set()
+
+    def _claim(self, wanted: Iterable[Future[Any]]) -> list[Future[Any]]:
+        """Make the wanted calls, and whatever they need, calls of this run; return those that are new to it."""
+        fresh: list[Future[Any]] = []
+        with _claiming:
+            for call in wanted:
+                if call._engine is None and call.state is WAITING:
+                    call._engine = self
+                    call._dependents = []
+                    fresh.append(call)
+                elif call._engine is not self:
+                    self._meet(call, None)
+            for call in fresh:  # grows while it is walked
+                waiting = 0
+                expansion = call.expansion
+                for need in call.dependencies if expansion is None else expansion.calls:
+                    engine = need._engine
+                    if engine is self:
+                        if need.state not in SETTLED:
+                            waiting += 1
+                            need._dependents.append(call)
+                    elif engine is None and need.state is WAITING:
+                        waiting += 1
+                        need._engine = self
+                        need._dependents = [call]
+                        fresh.append(need)
+                    elif need.state is not FINISHED or need.value is RELEASED:
+                        waiting += self._meet(need, call)
+                    elif not self.apart and isinstance(need.value, Elsewhere):
+                        need.value = need.value.fetch()
+                call._waiting = waiting
+                if not waiting and call.definition.kind is Kind.INPUT:
+                    self.inputs.append(call)
+        self.calls += fresh
+        self.left += len(fresh)
+        return fresh
+
+    def _meet(self, call: Future[Any], dependent: Future[Any] | None) -> int:
+        """Deal with a needed call that is not ours: failed before, released, or in the hands of another run."""
+        if call._engine is None or call.state in SETTLED:
+            if dependent is not None:
+                self.inbox.append(lambda: self.fail(dependent, why_unusable(call), root=call))
+            return 0 if dependent is None else 1
+        needers = self.foreign.get(call)
+        if needers is None:
+            needers = self.foreign[call] = []
+            self.left += 1
+            call._engine.watch(call, self._hear)
+        if dependent is not None:
+            needers.append(dependent)
+        return 1
+
+    def watch(self, call: Future[Any], tell: Callable[[Future[Any]], None]) -> None:
+        """Have `tell(call)` called, from any thread, once the call has settled or this run has ended. Needs no lock."""
+        self.watchers.setdefault(call, []).append(tell)
+        # Looked at after entering, as the other side settles before it looks: at least one of the two sees the other.
+        if call.state in SETTLED or call._engine is not self:
+            tell(call)
+
+    def _hear(self, call: Future[Any]) -> None:
+        """Note that a call of another run has settled; called from that run's threads."""
+        self.post(lambda: self._foreign_settled(call))
+
+    def _foreign_settled(self, call: Future[Any]) -> None:
+        needers = self.foreign.pop(call, None)
+        if needers is None:
+            return
+        self.left -= 1
+        if call.state is FINISHED:
+            for dependent in needers:
+                self._needs_one_less(dependent)
+        elif call.state in SETTLED:
+            for dependent in needers:
+                self.fail(dependent, why_unusable(call), root=call)
+        else:  # the other run ended without it: it is ours now
+            fresh = self._claim([call])
+            if call._engine is self:
+                call._dependents.extend(needers)
+            else:
+                self.foreign.setdefault(call, []).extend(needers)
+            self._join(fresh)
+        if not self.left:
+            self._end()
+
+    def post(self, news: Callable[[], None]) -> None:
+        """Leave news for the run, to be read by one of its workers. Needs no lock."""
+        self.inbox.append(news)
+        self.wake.put(None)
+
+    def read_inbox(self) -> None:
+        """Act on the news from outside."""
+        while self.inbox:
+            self.inbox.popleft()()
+
+    # Deciding what is next
+
+    def take(self) -> Future[Any] | None:
+        """Return the most urgent ready call, now running; None when there is none at the moment."""
+        if self.inbox:
+            self.read_inbox()
+        return self._pop(self.queue)
+
+    def take_for_driver(self) -> Future[Any] | None:
+        """Return a ready call that runs in the driver; None when there is none at the moment."""
+        if self.inbox:
+            self.read_inbox()
+        return self._pop(self.driver_queue)
+
+    def _pop(self, queue: ReadyQueue) -> Future[Any] | None:
+        while queue and self.error is None:
+            call: Future[Any] = queue.pop()
+            if call.state is READY:  # else queued twice, after its level rose
+                call.state = RUNNING
+                self.in_hand += 1
+                if self.listener is not None:
+                    call.began = perf_counter()
+                    self.listener(("started", call, call.began - self.began, 0))
+                return call
+        return None
+
+    def is_stuck(self) -> bool:
+        """Whether nothing runs and nothing is ready, although calls are left: they wait for each other."""
+        return not (self.in_hand or self.queue or self.driver_queue or self.foreign or self.inbox or self.over.is_set())
+
+    def refuse_cycle(self) -> None:
+        """End a run that is stuck."""
+        self.stop(unfinished_cycle(self.calls))
+
+    def _ready(self, call: Future[Any]) -> None:
+        if call.expansion is not None:
+            self._complete(call)
+        elif call.state is WAITING:
+            call.state = READY
+            self._push(call)
+
+    def _push(self, call: Future[Any]) -> None:
+        queue, definition = self.queue, call.definition
+        if self.driver_queue is not queue and in_driver(definition):
+            queue = self.driver_queue
+        queue.push(call, definition.priority, call._level, call.depth, call.number)
+        if self.idle and queue is self.driver_queue:
+            self.wake.put(None)
+
+    def _rank(self, fresh: list[Future[Any]]) -> None:
+        """Give new calls their bottom levels: the dearest way from their start to the end of the run."""
+        in_order = sorted(fresh, key=_number)
+        # Numbers are an order of needs before dependents, except where `after` or a component says otherwise.
+        if any(call.expansion is not None or (call.dependencies and _is_backward(call)) for call in in_order):
+            in_order = _topological(in_order)
+        for call in reversed(in_order):
+            level = 0.0
+            for dependent in call._dependents:
+                if dependent._level > level:
+                    level = dependent._level
+            call._level = level if call.expansion is not None else level + call.definition.expected
+
+    def _raise_levels(self, fresh: list[Future[Any]]) -> None:
+        """Raise the levels upstream of new calls that hang on calls which were there before."""
+        pending = list(fresh)
+        while pending:
+            call = pending.pop()
+            for need in call.dependencies if call.expansion is None else call.expansion.calls:
+                if need._engine is not self or need.state in SETTLED:
+                    continue
+                level = call._level if need.expansion is not None else call._level + need.definition.expected
+                if level > need._level:
+                    need._level = level
+                    if need.state is READY:
+                        self._push(need)
+                    pending.append(need)
+
+    # What follows when a call has run
+
+    def settle(self, call: Future[Any], value: Any, made: list[Future[Any]], began: float, worker: int) -> None:
+        """Take what the body of a call returned, and the calls that it made."""
+        call.began = began
+        call.worker = worker
+        self.in_hand -= 1
+        if call.state is not RUNNING or call._engine is not self:
+            return  # cancelled, or the run is over: nobody waits for it any more
+        if made or isinstance(value, Future) or (type(value) in _CONTAINERS and _captures(call.definition)):
+            self.expand(call, value, made)
+        else:
+            self.finish(call, value)
+        if not self.in_hand and self.idle:
+            self.wake.put(None)  # should nothing be ready now, whoever waits sees that the run is stuck
+
+    def adopt(self, call: Future[Any], made: list[Future[Any]]) -> None:
+        """Give calls that were recorded on a worker elsewhere their caller and their depth here."""
+        for inner in made:
+            inner.caller = call
+        pending = list(made)
+        while pending:
+            inner = pending.pop()
+            inner.depth += call.depth + 1
+            if inner.expansion is not None:
+                pending.extend([own for own in inner.expansion.calls if own.caller is inner])
+
+    def finish(self, call: Future[Any], value: Any) -> None:
+        """Give a call its value and count down what waited for it."""
+        outputs = call.definition.outputs
+        if outputs is not None:
+            wrong = _wrong_outputs(call, fetched(value), outputs)
+            if wrong is not None:
+                self.fail(call, wrong)
+                return
+        call.value = value
+        call.ended = perf_counter()
+        call.state = FINISHED
+        call.args = call.kwargs = None  # it lets go of its inputs
+        dependents = call._dependents
+        call._dependents = _NOBODY
+        call._uses = call._waiting = len(dependents)
+        for need in call.dependencies:
+            if need._engine is self:
+                need._waiting -= 1
+                if not need._waiting:
+                    self._release(need)
+        if self.failures:
+            call._waiting = sum(1 for dependent in dependents if dependent.state not in SETTLED)
+        if self.listener is not None:
+            self.listener(("finished", call, call.ended - self.began, call.ended - call.began))
+        for dependent in dependents:
+            dependent._waiting -= 1
+            if not dependent._waiting:
+                self._ready(dependent)
+        if self.watchers:
+            self._tell_watchers(call)
+        self.left -= 1
+        if not self.left:
+            self._end()
+
+    def expand(self, call: Future[Any], value: Any, made: list[Future[Any]]) -> None:
+        """Let the calls that a body made join the graph; the call finishes when they have."""
+        try:
+            open_up(call, made, value)
+        except RecursionError:
+            self.fail(call, TinygraphError(f"{call.name!r} returned a container that holds itself"))
+            return
+        expansion = call.expansion
+        assert expansion is not None
+        if self.listener is not None:
+            self.listener(("expanded", call, perf_counter() - self.began, len(expansion.calls)))
+        call.args = call.kwargs = None
+        call._level = max([dependent._level for dependent in call._dependents], default=0.0)
+        for need in call.dependencies:
+            if need._engine is self:
+                need._waiting -= 1
+                if not need._waiting:
+                    self._release(need)
+        if made and made[0].depth > self.max_depth:
+            self.fail(call, too_deep(call, self.max_depth))
+            return
+        for inner in expansion.calls:
+            if inner is call:
+                self.stop(unfinished_cycle([call]))
+                return
+        self._await_calls(call)
+
+    def _await_calls(self, call: Future[Any]) -> None:
+        expansion = call.expansion
+        assert expansion is not None
+        fresh = self._claim(expansion.calls)
+        waiting = 0
+        for inner in expansion.calls:
+            if inner._engine is self and inner.state not in SETTLED:
+                inner._dependents.append(call)
+                waiting += 1
+            elif inner.state is not FINISHED:
+                waiting += self._meet(inner, call)
+        call._waiting = waiting
+        self._join(fresh)
+        if not waiting:
+            self._complete(call)
+
+    def _join(self, fresh: list[Future[Any]]) -> None:
+        if not fresh:
+            return
+        self._rank(fresh)
+        self._raise_levels(fresh)
+        for new in fresh:
+            if not new._waiting:
+                self._ready(new)
+
+    def demand(self, calls: list[Future[Any]]) -> None:
+        """Run calls now that the body of an `async def` node has made so far, because it awaits one of them."""
+        self._join(self._claim(calls))
+
+    def _complete(self, call: Future[Any]) -> None:
+        """Finish a call whose own calls have all finished. Iterative: a thousand nested calls end at once."""
+        if call.state in SETTLED:
+            return
+        expansion = call.expansion
+        assert expansion is not None
+        template, expansion.template = expansion.template, None
+        if type(template) is Future:
+            value = template.value
+        else:
+            value = Nested(template).replace(Future, lambda future: fetched(future.value))
+        template = None
+        if call.args == ():  # a component: it has not run
+            call.began, call.worker = perf_counter(), 0
+        if self._completing is not None:
+            self._completing.append((call, value))
+            return
+        # `finish` may complete the caller, whose `finish` completes its caller, and so on: a loop, not a recursion.
+        self._completing = [(call, value)]
+        try:
+            for call, value in self._completing:
+                inner = call.expansion.calls if call.expansion is not None else ()
+                self.finish(call, value)
+                for need in inner:
+                    if need._engine is self:
+                        need._waiting -= 1
+                        if not need._waiting:
+                            self._release(need)
+        finally:
+            self._completing = None
+
+    _completing: list[tuple[Future[Any], Any]] | None = None
+
+    def _needs_one_less(self, call: Future[Any]) -> None:
+        call._waiting -= 1
+        if not call._waiting:
+            self._ready(call)
+
+    def _release(self, call: Future[Any]) -> None:
+        """Let a value go whose consumers have all had it, unless the user holds its future.
+
+        The interpreter knows whether anybody else refers to the future. A count above our own references keeps the
+        value, so a miscount could only ever keep too much.
+        """
+        if getrefcount(call) <= call._uses + _OWN_REFERENCES and call.state is FINISHED:
+            call.value = RELEASED
+
+    def give_back(self, call: Future[Any]) -> None:
+        """Take back a call that was handed out and not begun."""
+        self.in_hand -= 1
+        if call.state is RUNNING and call._engine is self:
+            call.state = WAITING
+            self._ready(call)
+
+    def raised(self, call: Future[Any], error: BaseException, began: float, worker: int) -> None:
+        """Take an exception of a body: run the call again where its node allows for it, else let it fail."""
+        attempt = self.attempts.get(call, 1)
+        if attempt > call.definition.retries or not isinstance(error, Exception):
+            self.gave_up(call, error, began, worker)
+            return
+        self.in_hand -= 1
+        if call.state is not RUNNING or call._engine is not self:
+            return
+        call.began = began
+        call.worker = worker
+        self.attempts[call] = attempt + 1
+        self._note("retried", call, (attempt, text_of(error)))
+        call.state = WAITING
+        self._ready(call)
+
+    def gave_up(self, call: Future[Any], error: BaseException, began: float, worker: int) -> None:
+        """Take an exception that no retry can help: of the last attempt, a timeout, a worker that died too often."""
+        self.in_hand -= 1
+        if call.state is RUNNING and call._engine is self:
+            call.began = began
+            call.worker = worker
+            self.fail(call, error)
+
+    def fail(self, call: Future[Any], error: BaseException, root: Future[Any] | None = None) -> None:
+        """Note that a call failed: its callers fail with it, and its dependents are skipped.
+
+        With a `root` the call did not fail itself, but something that it needs did, before this run.
+        """
+        if call.state in SETTLED:
+            return
+        if root is None:
+            root = call
+            blame(call, error, self.attempts.get(call, 1))
+            self._note("failed", call, text_of(error))
+        if not any(known is root for known, _ in self.failures):
+            self.failures.append((root, error))
+        pending: list[tuple[Future[Any], State, list[str]]] = [(call, FAILED if root is call else SKIPPED, [root.name])]
+        while pending:
+            current, state, path = pending.pop()
+            if current.state in SETTLED:
+                continue
+            if state is SKIPPED:
+                path = longer_path(path, current.name)
+                current.value = UpstreamFailed(
+                    f"{current.name!r} was skipped, because {root.name!r} failed: {text_of(error)}",
+                    root_cause=error,
+                    path=path,
+                )
+                self._note("skipped", current, root.name)
+            else:
+                current.value = error
+            dependents = self._give_up(current, state)
+            pending.extend(
+                [(d, SKIPPED if d.expansion is None or state is SKIPPED else FAILED, path) for d in dependents]
+            )
+        if not self.keep_going:
+            self.stop(error)
+        elif not self.left:
+            self._end()
+
+    def _give_up(self, call: Future[Any], state: State) -> list[Future[Any]]:
+        """Settle a call without a value; return what needed it."""
+        call.state = state
+        call.ended = perf_counter()
+        if not hasattr(call, "began"):
+            call.began, call.worker = call.ended, 0
+        call.args = call.kwargs = None
+        inner = () if call.expansion is None else call.expansion.calls
+        for need in (*call.dependencies, *inner):
+            if need._engine is self and need.state is FINISHED:
+                need._waiting -= 1
+                if not need._waiting:
+                    self._release(need)
+        dependents, call._dependents = call._dependents, _NOBODY
+        if self.watchers:
+            self._tell_watchers(call)
+        self.left -= 1
+        return dependents
+
+    def cancel(self, call: Future[Any]) -> None:
+        """Cancel one call of the run; what needs it is skipped."""
+        self.fail(call, CancelledError(f"{call.name!r} was cancelled"))
+        if call.state is FAILED:
+            call.state = CANCELLED
+
+    # The end
+
+    def stop(self, error: BaseException) -> None:
+        """End the run with an error; calls that are running are not waited for."""
+        if self.error is None and not self.over.is_set():
+            self.error = error
+            self._end()
+
+    def _end(self) -> None:
+        self.ended = perf_counter()
+        self.over.set()
+        for _ in range(self.idle + 1):
+            self.wake.put(None)
+
+    def close(self) -> None:
+        """Give back the calls of this run: those that have not settled may be run again by another."""
+        with self.lock:
+            for call in self.calls:
+                if call.state not in SETTLED:
+                    call.state = WAITING
+                call._engine = None
+                call._dependents = _NOBODY
+            self.queue.clear()
+            self.driver_queue.clear()
+            watchers, self.watchers = self.watchers, {}
+        for call, tells in watchers.items():
+            for tell in tells:
+                tell(call)
+
+    # Telling
+
+    def _note(self, what: str, call: Future[Any], more: Any) -> None:
+        note = (what, call, perf_counter() - self.began, more)
+        self.notes.append(note)
+        if self.listener is not None:
+            self.listener(note)
+
+    def _tell_watchers(self, call: Future[Any]) -> None:
+        for tell in self.watchers.pop(call, ()):
+            tell(call)
+
+
+_NOBODY: Any = ()
+_CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
+
+
+def _number(call: Future[Any]) -> int:
+    return call.number
+
+
+def _is_backward(call: Future[Any]) -> bool:
+    number = call.number
+    return any([need.number > number for need in call.dependencies])
+
+
+def _topological(fresh: list[Future[Any]]) -> list[Future[Any]]:
+    """Order calls, needs before dependents, whose numbers are no such order; refuse a cycle."""
+    waiting = dict.fromkeys(fresh, 0)
+    for call in fresh:
+        for dependent in call._dependents:
+            if dependent in waiting:
+                waiting[dependent] += 1
+    order = [call for call in fresh if not waiting[call]]
+    for call in order:
+        for dependent in call._dependents:
+            if dependent in waiting:
+                waiting[dependent] -= 1
+                if not waiting[dependent]:
+                    order.append(dependent)
+    if len(order) < len(fresh):
+        raise unfinished_cycle([call for call in fresh if waiting[call]])
+    return order
+
+
+def in_driver(definition: Definition) -> bool:
+    """Whether a body runs in the driver: because it is told to, or because all it does is record calls."""
+    if definition.where is not None:
+        return definition.where == "driver"
+    if definition.kind is not Kind.LEAF:
+        return definition.kind in (Kind.COMPOSITE, Kind.COMPONENT, Kind.STATEFUL, Kind.INPUT, Kind.COROUTINE)
+    if definition.calls_nodes is None:
+        definition.calls_nodes = calls_nodes(definition.function)
+    return definition.calls_nodes
+
+
+def _captures(definition: Definition) -> bool:
+    """Whether a body that made no call can have futures to return all the same: from its closure or globals."""
+    if definition.captures is None:
+        definition.captures = bool(captured_futures(definition.function))
+    return definition.captures
+
+
+def _wrong_outputs(call: Future[Any], value: Any, outputs: int) -> OutputError | None:
+    try:
+        count = len(value)
+    except TypeError:
+        return OutputError(f"{call.name!r} declares {outputs} outputs, but returned {value!r:.60} ({type(value).__name__})")
+    return None if count == outputs else OutputError(f"{call.name!r} declares {outputs} outputs, but returned {count}")
+
+
+def why_unusable(call: Future[Any]) -> BaseException:
+    if call.state is FINISHED:
+        return ReleasedError(
+            f"the value of {call.name!r} (called at {call.line}) was let go after its run, because nobody held its "
+            f"future; keep the future, or call the node again"
+        )
+    value = call.value
+    if isinstance(value, UpstreamFailed):
+        return value.root_cause
+    return value if isinstance(value, BaseException) else CancelledError(f"{call.name!r} was cancelled")

@@ -1,0 +1,188 @@
+"""Run the body of one call in this process, whatever sort of callable its node holds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from tinygraph.capture import Nested
+from tinygraph.checks import check_arguments
+from tinygraph.definition import Definition, Kind
+from tinygraph.engine import Engine
+from tinygraph.errors import NodeExit, NodeTimeout
+from tinygraph.future import Elsewhere, Future, Recorder, recording
+from tinygraph.node import parameters_of
+
+
+class Recipe:
+    """The value of a recorded construction: how to make the object, where it is needed.
+
+    Each worker makes its own, once. A recipe that is unpickled is the object itself.
+    """
+
+    __slots__ = ("args", "cls", "identity", "kwargs")
+
+    def __init__(self, identity: str, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.identity = identity
+        self.cls = cls
+        self.args = args
+        self.kwargs = kwargs
+
+    def make(self) -> Any:
+        """Return a new object."""
+        return self.cls(*self.args, **self.kwargs)
+
+    def live(self) -> Any:
+        """Return the object that this process shares, made when it is first asked for."""
+        return _live(self.identity, self.cls, self.args, self.kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _live, (self.identity, self.cls, self.args, self.kwargs)
+
+
+class Bodies:
+    """One worker of this process: runs bodies, one at a time, and keeps the objects that they share.
+
+    Use it in a `with` block, in the thread that works: bodies record their calls in its recorder, and at the end its
+    objects are closed.
+    """
+
+    def __init__(self, engine: Engine, worker: int) -> None:
+        self.engine = engine
+        self.worker = worker
+        self._recorder = Recorder()
+        self._objects: dict[str, Any] = {}
+
+    def __enter__(self) -> Bodies:
+        self._token = recording.set(self._recorder)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        recording.reset(self._token)
+        self.close()
+
+    def perform(self, call: Future[Any]) -> None:
+        """Run the body of a call and tell the engine what came out. Holds the engine's lock when it returns."""
+        engine, recorder, definition = self.engine, self._recorder, call.definition
+        recorder.caller = call
+        recorder.depth = call.depth + 1
+        began = perf_counter()
+        try:
+            if definition.kind is Kind.LEAF and not definition._checks and not call.kwargs and not engine.apart:
+                args: Any = call.args
+                needs = call.dependencies
+                if needs is args:
+                    value = definition.function(*[need.value for need in needs])
+                elif needs:
+                    value = definition.function(*self.arguments(call)[0])
+                else:
+                    value = definition.function(*args)
+            else:
+                value = run_body(definition, f"{call.name}#{call.number}", *self.arguments(call))
+        except BaseException as error:
+            engine.lock.acquire()
+            recorder.calls, recorder.error = [], None
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # the user's own Ctrl-C, while a body ran in the main thread
+            if isinstance(error, SystemExit):
+                error = exit_of(definition.name, error)
+            elif error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                error.__traceback__ = error.__traceback__.tb_next  # from the user's frame on, not ours
+            engine.raised(call, error, began, self.worker)
+            return
+        engine.lock.acquire()
+        made = recorder.calls
+        if made or recorder.error is not None:
+            recorder.calls = []
+            swallowed, recorder.error = recorder.error, None
+            if swallowed is not None:
+                engine.raised(call, swallowed, began, self.worker)
+                return
+        engine.settle(call, value, made, began, self.worker)
+
+    def arguments(self, call: Future[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments of a call as values that a body can use here."""
+        return arguments_of(call, self._usable)
+
+    def close(self) -> None:
+        """Close the objects that were made here."""
+        objects, self._objects = self._objects, {}
+        for thing in objects.values():
+            close(thing)
+
+    def _usable(self, value: Any) -> Any:
+        if isinstance(value, Elsewhere):
+            return value.fetch()
+        if type(value) is not Recipe:
+            return value
+        thing = self._objects.get(value.identity)
+        if thing is None:
+            thing = self._objects[value.identity] = value.make()
+        return thing
+
+
+def arguments_of(call: Future[Any], use: Callable[[Any], Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments of a call with `use(value)` for each future in them."""
+
+    def argument(arg: Any) -> Any:
+        if type(arg) is Future:
+            return use(arg.value)
+        if type(arg) is Nested:
+            return arg.replace(Future, lambda future: use(future.value))
+        return arg
+
+    args = [argument(arg) for arg in call.args or ()]
+    return args, {name: argument(arg) for name, arg in (call.kwargs or {}).items()}
+
+
+def run_body(definition: Definition, identity: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Run the body of a node with arguments that are values; `identity` names the call."""
+    function = definition.function
+    checks = definition.checks
+    if checks:
+        check_arguments(definition.name, checks, parameters_of(function), args, kwargs, Future)
+    if definition.kind is Kind.STATEFUL:
+        return Recipe(identity, function, tuple(args), kwargs)  # type: ignore[arg-type]
+    value = function(*args, **kwargs)
+    if definition.kind is not Kind.GENERATOR:
+        return value
+    items = []
+    while True:
+        try:
+            items.append(next(value))
+        except StopIteration as end:
+            return items if end.value is None else end.value
+
+
+def too_slow(call: Future[Any]) -> NodeTimeout:
+    """Return the error of a call that took longer than its node allows."""
+    return NodeTimeout(f"{call.name!r} took longer than its timeout of {call.definition.timeout:g} s and was stopped")
+
+
+def exit_of(name: str, error: SystemExit) -> NodeExit:
+    """Return what a node's `sys.exit` becomes: an error of the node, not the end of the program."""
+    said = NodeExit(f"{name!r} called sys.exit({error.code!r})")
+    said.__cause__ = error
+    return said
+
+
+def close(thing: Any) -> None:
+    """Close an object as its class asks for: `close()`, else `__exit__`."""
+    closing = getattr(thing, "close", None)
+    if callable(closing):
+        closing()
+    elif hasattr(type(thing), "__exit__"):
+        thing.__exit__(None, None, None)
+
+
+_held: dict[str, Any] = {}
+
+
+def _live(identity: str, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the object of a recipe in a worker process: made when it first arrives there."""
+    thing = _held.get(identity)
+    if thing is None:
+        thing = _held[identity] = cls(*args, **kwargs)
+    return thing

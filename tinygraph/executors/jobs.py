@@ -1,0 +1,125 @@
+"""Run calls on any `concurrent.futures.Executor`: its own future for a call is a job here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
+from concurrent.futures import Future as Job
+from queue import Empty
+from time import monotonic, perf_counter
+from typing import Any
+
+from tinygraph.definition import Kind
+from tinygraph.engine import Engine
+from tinygraph.errors import WorkerLost
+from tinygraph.executors.bodies import Bodies, arguments_of
+from tinygraph.executors.coroutines import Coroutines
+from tinygraph.executors.envelope import Outcome, decode, encode, perform, perform_here
+from tinygraph.future import Future, fetched
+
+
+class Jobs:
+    """Hands ready calls to an executor, most urgent first, one more at a time than it has workers.
+
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from tinygraph import Node
+    >>> with ThreadPoolExecutor(2) as pool:
+    ...     Node(abs)(-3).resolve(executor=pool)
+    3
+    """
+
+    apart = True
+
+    def __init__(self, pool: Callable[[], Executor] | Executor, workers: int) -> None:
+        # A pool of our own is made by the run that first needs it, and not for calls that all run in the driver.
+        self._pool = pool
+        self._workers = workers
+        self._jobs: dict[Future[Any], Job[Any]] = {}
+
+    def drive(self, engine: Engine, deadline: float | None) -> None:
+        """Run ready calls of the engine until it is over, or the deadline has passed."""
+        with Coroutines(engine) as coroutines, Bodies(engine, -1) as bodies:
+            try:
+                while not engine.over.is_set():
+                    self._feed(engine, coroutines, bodies)
+                    with engine.lock:
+                        if engine.over.is_set():
+                            break
+                        if engine.is_stuck():
+                            engine.refuse_cycle()
+                            break
+                    try:
+                        engine.wake.get(timeout=None if deadline is None else max(0.0, deadline - monotonic()))
+                    except Empty:
+                        break
+            finally:
+                for job in self._jobs.values():
+                    job.cancel()
+
+    def _feed(self, engine: Engine, coroutines: Coroutines, bodies: Bodies) -> None:
+        """Run what only records here, and hand out what is ready while the executor has room."""
+        lock = engine.lock
+        with lock:
+            engine.read_inbox()
+        while not engine.over.is_set():
+            with lock:
+                call = engine.take_for_driver()
+            if call is not None:
+                if call.definition.kind is Kind.COROUTINE:
+                    coroutines.start(call)
+                else:
+                    bodies.perform(call)
+                    lock.release()
+                continue
+            if len(self._jobs) >= self._window():
+                return
+            with lock:
+                call = engine.take()
+            if call is None:
+                return
+            self._submit(engine, bodies, call)
+
+    def _window(self) -> int:
+        # One more than it has workers: none of them waits for us, and what lies in its queue is no longer ours to order.
+        return int(getattr(self._pool, "_max_workers", None) or self._workers) + 1
+
+    def _submit(self, engine: Engine, bodies: Bodies, call: Future[Any]) -> None:
+        if not isinstance(self._pool, Executor):
+            self._pool = self._pool() if callable(self._pool) else self._pool
+        began = perf_counter()
+        try:
+            args, kwargs = arguments_of(call, fetched)
+            identity = f"{call.name}#{call.number}"
+            if isinstance(self._pool, ThreadPoolExecutor):
+                job: Job[Any] = self._pool.submit(perform_here, call.definition, identity, args, kwargs)
+            else:
+                job = self._pool.submit(perform, encode(call.definition, identity, args, kwargs))
+        except BaseException as error:
+            with engine.lock:
+                engine.raised(call, error, began, -1)
+            return
+        self._jobs[call] = job
+        job.add_done_callback(lambda job: engine.post(lambda: self._done(engine, call, job, began)))
+
+    def _done(self, engine: Engine, call: Future[Any], job: Job[Any], began: float) -> None:
+        """Tell the engine what came out of a job; runs with its lock held, in the thread that drives."""
+        self._jobs.pop(call, None)
+        if job.cancelled():
+            engine.raised(call, WorkerLost(f"the executor dropped {call.name!r} without running it"), began, -1)
+            return
+        error = job.exception()
+        if isinstance(error, BrokenExecutor):
+            lost = WorkerLost(f"a worker of the executor died while {call.name!r} was in its hands: {error}")
+            lost.__cause__ = error
+            engine.raised(call, lost, began, -1)
+        elif error is not None:
+            engine.raised(call, error, began, -1)
+        else:
+            reply = job.result()
+            outcome: Outcome = reply if isinstance(reply, Outcome) else decode(reply)
+            began = perf_counter() - outcome.seconds
+            if outcome.error is not None:
+                engine.raised(call, outcome.error, began, outcome.worker)
+            else:
+                engine.adopt(call, outcome.made)
+                engine.settle(call, outcome.value, outcome.made, began, outcome.worker)

@@ -1,0 +1,445 @@
+"""The supervisor of a pool of worker processes: who gets which task, what came back, and what to do about a death.
+
+No queue, lock or semaphore is shared between workers, so the death of one, at any moment, concerns its own tasks only: it
+shows as the end of its pipe. What it had finished is in its ledger, what it was running is tried again alone, and what
+it had not begun goes back to the ready queue.
+
+The supervisor takes ready calls from the engines of the runs that are open, sends them out in chunks, and settles what
+comes back. It never waits for one worker: messages are small, and large values cross in files. What it does to
+processes it does through a machine, which a test replaces by a simulated one.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from collections import deque
+from itertools import count
+from time import perf_counter
+from typing import Any, Protocol
+
+from tinygraph.capture import ATOMS
+from tinygraph.definition import Definition
+from tinygraph.engine import Engine
+from tinygraph.errors import PayloadError, WorkerLost
+from tinygraph.executors.bodies import arguments_of, too_slow
+from tinygraph.executors.envelope import rebuild_error, why_unpicklable
+from tinygraph.executors.transfer import Kept, Outbox, Parcel, Segments, dumps
+from tinygraph.executors.worker import EXPANDED, PARCEL, PLAIN, RAISED, SMALL
+from tinygraph.future import Future
+from tinygraph.portable import unpack
+
+# Small tasks travel together: about this much work, in seconds, in one message.
+CHUNK = 0.004
+# What a task costs a worker besides its body, in seconds.
+PER_TASK = 5e-6
+# A worker with less work than this ahead of it, in seconds, is sent the next chunk before it asks,
+AHEAD = 0.002
+# if there are so many ready calls.
+FEW = 16
+# How often a task whose worker died is tried in all.
+ATTEMPTS = 3
+# A message that is longer than this could fill the pipe of a worker that is busy, and make us wait for it.
+LONGEST_MESSAGE = 1 << 14
+# Seconds after which workers without work are let go.
+IDLE_TIMEOUT = 60.0
+# A run that ends leaves tasks alone that are expected to end within so many seconds.
+GRACE = 0.05
+# What a task is expected to take before any of its kind has ended.
+UNKNOWN = 1.0
+
+
+class Member(Protocol):
+    """A worker, as the machine offers it."""
+
+    number: int
+
+    @property
+    def pid(self) -> int: ...
+    def send(self, message: bytes) -> None: ...
+    def receive(self) -> list[bytes] | None: ...
+    def running(self) -> tuple[int, float]: ...
+    def unsent(self) -> list[bytes]: ...
+    def kill(self) -> None: ...
+    def bury(self) -> int | None: ...
+
+
+class Machine(Protocol):
+    """What does things to processes, and has the time."""
+
+    def now(self) -> float: ...
+    def launch(self, number: int, workers: int) -> Any: ...
+    def listen(self, members: Any, timeout: float | None) -> Any: ...
+
+
+class Task:
+    """A call in the hands of a worker."""
+
+    __slots__ = ("call", "engine", "number", "parcel")
+
+    def __init__(self, number: int, call: Future[Any], engine: Engine) -> None:
+        self.number = number
+        self.call = call
+        self.engine = engine
+        self.parcel: Parcel | None = None  # its arguments, to be held for as long as a worker may open them
+
+
+class Hand:
+    """A worker with the supervisor's books on it."""
+
+    __slots__ = ("ahead", "known", "late", "member", "tasks")
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.tasks: dict[int, Task] = {}  # sent and not reported, in order
+        self.ahead = 0.0  # expected seconds of work in them
+        self.known: set[int] = set()  # the definitions that it was sent
+        self.late = False  # killed, because its task took too long
+
+
+class Supervisor:
+    """A pool of workers, warm from one run to the next. Used by one thread only.
+
+    ``workers``: how many. ``machine``: what starts and kills them. ``segments``: where large values cross.
+    """
+
+    def __init__(self, workers: int, machine: Machine, segments: Segments) -> None:
+        self.workers = workers
+        self.machine = machine
+        self.segments = segments
+        self._hands: dict[Any, Hand] = {}  # by member
+        self._engines: list[Engine] = []
+        self._outboxes: dict[Engine, Outbox] = {}  # what each run has written already
+        self._numbers = count(1)
+        self._definitions: dict[Definition, tuple[int, bytes, Engine | None]] = {}
+        self._durations: dict[Definition, float] = {}
+        self._lost: dict[Future[Any], int] = {}  # how many workers died while they had the call
+        self._alone: deque[Task] = deque()  # suspects: each is run by a worker that has nothing else
+        self._idle_since = machine.now()
+
+    # Runs
+
+    def enter(self, engine: Engine) -> None:
+        """Begin to serve a run."""
+        self._engines.append(engine)
+        self._outboxes[engine] = Outbox(self.segments)
+
+    def leave(self, engine: Engine) -> None:
+        """Stop serving a run, and stop what it still has running."""
+        if engine not in self._outboxes:
+            return
+        self._engines.remove(engine)
+        self._outboxes.pop(engine).close()
+        self._idle_since = self.machine.now()
+        self._alone = deque(task for task in self._alone if task.engine is not engine)
+        for definition, (index, code, user) in self._definitions.items():
+            if user is engine:  # the code is likely to be needed again; the run itself is let go
+                self._definitions[definition] = (index, code, None)
+        for hand in list(self._hands.values()):
+            mine = [task for task in hand.tasks.values() if task.engine is engine]
+            if mine and hand.ahead > GRACE and len(mine) == len(hand.tasks):
+                self._dismiss(hand)
+
+    def stop(self, error: BaseException) -> None:
+        """End every run with an error."""
+        for engine in self._engines:
+            with engine.lock:
+                engine.stop(error)
+
+    def close(self) -> None:
+        """End the workers."""
+        for hand in self._hands.values():
+            hand.member.kill()
+        for hand in list(self._hands.values()):
+            self._dismiss(hand)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it serves any run."""
+        return bool(self._engines)
+
+    # One step
+
+    def step(self) -> None:
+        """Hand out what is ready, wait for news, and act on it."""
+        self._dismiss_surplus()
+        self._feed()
+        speaking = self.machine.listen(self._hands, self._patience())
+        for member in speaking:
+            hand = self._hands[member]
+            outcomes = member.receive()
+            if outcomes is None:
+                self._bury(hand)
+            else:
+                self._take_report(hand, outcomes)
+        if not speaking:
+            self._mind_the_time()
+
+    def _patience(self) -> float | None:
+        """Return the seconds until something must be done without news."""
+        now = self.machine.now()
+        times = [deadline - now for hand in self._hands.values() if (deadline := self._deadline(hand)) is not None]
+        if not self._engines and self._hands:
+            times.append(self._idle_since + IDLE_TIMEOUT - now)
+        return max(0.0, min(times)) if times else None
+
+    def _mind_the_time(self) -> None:
+        now = self.machine.now()
+        for hand in list(self._hands.values()):
+            deadline = self._deadline(hand)
+            if deadline is not None and now >= deadline:
+                hand.late = True
+                hand.member.kill()
+            elif not self._engines and now >= self._idle_since + IDLE_TIMEOUT:
+                self._dismiss(hand)
+
+    def _deadline(self, hand: Hand) -> float | None:
+        """Return when the task that a worker is running must have ended; tasks with a timeout travel alone."""
+        if hand.late:
+            return None
+        for task in hand.tasks.values():
+            timeout = task.call.definition.timeout
+            if timeout is None:
+                return None
+            number, began = hand.member.running()
+            return (began if number == task.number else self.machine.now()) + timeout
+        return None
+
+    # Handing out
+
+    def _feed(self) -> None:
+        """Send ready calls to the workers that have room, idle ones first."""
+        while self._alone or any(engine.queue for engine in self._engines):
+            hand = self._roomiest()
+            if hand is None or not self._send_next(hand):
+                return
+
+    def _roomiest(self) -> Hand | None:
+        """Return the worker that should be sent something: an idle one, a new one, one that soon will be idle."""
+        best: Hand | None = None
+        for hand in self._hands.values():
+            if not hand.late and (best is None or hand.ahead < best.ahead):
+                best = hand
+                if not hand.tasks:
+                    return hand
+        if len(self._hands) < self.workers:
+            member = self.machine.launch(next(self._numbers), self.workers)
+            hand = self._hands[member] = Hand(member)
+            return hand
+        # A few more tasks are not worth a message to a worker that has something to do.
+        enough = any(len(engine.queue) >= FEW for engine in self._engines)
+        return best if best is not None and best.ahead < AHEAD and enough else None
+
+    def _send_next(self, hand: Hand) -> bool:
+        """Send a worker its next chunk; return whether there was one."""
+        if self._alone:
+            if hand.tasks:
+                return False
+            self._send(hand, [self._alone.popleft()])
+            return True
+        for engine in self._engines:
+            tasks = self._take_chunk(engine)
+            if tasks:
+                if len(self._engines) > 1:  # each run in its turn
+                    self._engines.remove(engine)
+                    self._engines.append(engine)
+                self._send(hand, tasks)
+                return True
+        return False
+
+    def _take_chunk(self, engine: Engine) -> list[Task]:
+        tasks: list[Task] = []
+        expected = 0.0
+        take, durations, numbers = engine.take, self._durations, self._numbers
+        with engine.lock:
+            # A share of what is ready, so that no worker goes without while another has a long list.
+            for _ in range(-(-len(engine.queue) // self.workers) or 1):
+                call = take()
+                if call is None:
+                    break
+                tasks.append(Task(next(numbers), call, engine))
+                definition = call.definition
+                seconds = durations.get(definition)
+                if seconds is None or definition.timeout is not None:  # unknown, or watched: it travels alone
+                    break
+                expected += seconds + PER_TASK
+                if expected >= CHUNK:
+                    break
+        return tasks
+
+    def _send(self, hand: Hand, tasks: list[Task]) -> None:
+        definitions: dict[int, bytes] = {}
+        rows: list[tuple[int, int, Any]] = []
+        for task in tasks:
+            call = task.call
+            try:
+                index, code = self._definition(call.definition, task.engine)
+                args = self._arguments(call, self._outboxes[task.engine])
+            except BaseException as error:
+                with task.engine.lock:
+                    task.engine.raised(call, error, perf_counter(), -1)
+                continue
+            if index not in hand.known:
+                hand.known.add(index)
+                definitions[index] = code
+            if type(args) is Parcel:
+                task.parcel = args
+            rows.append((task.number, index, args))
+            hand.tasks[task.number] = task
+            hand.ahead += self._durations.get(call.definition, UNKNOWN) + PER_TASK
+        if not rows:
+            return
+        message = pickle.dumps((definitions, rows))
+        if len(message) <= LONGEST_MESSAGE or hand.tasks.keys() == {row[0] for row in rows}:
+            hand.member.send(message)  # short, or to a worker that is waiting for it
+        else:
+            self._spill(hand, message)
+
+    def _spill(self, hand: Hand, message: bytes) -> None:
+        """Send a long message to a busy worker by way of a file."""
+        hand.member.send(message)
+
+    def _definition(self, definition: Definition, engine: Engine) -> tuple[int, bytes]:
+        """Return a node as bytes, and its number: the same as before, unless it changed since another run."""
+        import cloudpickle
+
+        known = self._definitions.get(definition)
+        if known is not None and known[2] is engine:
+            return known[:2]
+        try:
+            code = cloudpickle.dumps(definition)
+        except Exception as error:
+            raise PayloadError(f"{definition.name}: the node cannot be pickled for a worker: {error}") from error
+        index = known[0] if known is not None and known[1] == code else next(self._numbers)
+        self._definitions[definition] = (index, code, engine)
+        return index, code
+
+    def _arguments(self, call: Future[Any], outbox: Outbox) -> Any:
+        """Return the arguments of a call for the message: plain ones as they are, others as a parcel."""
+        args, kwargs = arguments_of(call, _as_it_is)
+        if not kwargs:
+            for arg in args:
+                kind = type(arg)
+                if kind not in ATOMS or (kind in (str, bytes) and len(arg) > SMALL):
+                    break
+            else:
+                return args
+        try:
+            return dumps((args, kwargs), self.segments, outbox)
+        except Exception as error:
+            raise why_unpicklable(call.definition, args, kwargs, error) from error
+
+    # Taking back
+
+    def _take_report(self, hand: Hand, outcomes: list[bytes]) -> None:
+        for outcome in outcomes:
+            self._settle(hand, *pickle.loads(outcome))
+
+    def _settle(self, hand: Hand, number: int, sort: int, began: float, seconds: float, what: Any) -> None:
+        task = hand.tasks.pop(number, None)
+        if task is None:  # reported before its worker died, and found in the ledger again
+            return
+        self._let_go(task)
+        engine, call = task.engine, task.call
+        definition = call.definition
+        known = self._durations.get(definition)
+        if hand.tasks:
+            hand.ahead -= (UNKNOWN if known is None else known) + PER_TASK
+        else:
+            hand.ahead = 0.0
+        self._durations[definition] = seconds if known is None else known + (seconds - known) * 0.2
+        if self._lost:
+            self._lost.pop(call, None)
+        worker = hand.member.number
+        if sort == PLAIN:
+            with engine.lock:
+                engine.settle(call, what, [], began, worker)
+            return
+        if sort == RAISED:
+            error = rebuild_error(*what)
+            with engine.lock:
+                engine.raised(call, error, began, worker)
+            return
+        made: list[Future[Any]] = []
+        self.segments.hold(what)
+        value: Any = Kept(what, self.segments)
+        try:
+            if sort == EXPANDED or not what.segments:
+                value = value.fetch()
+            if sort == EXPANDED:
+                value, made = unpack(*value)
+        except BaseException as error:  # whatever a user's class does when it is unpickled
+            lost = PayloadError(f"{call.name}: the result cannot be unpickled here: {error!r}")
+            lost.__cause__ = error
+            with engine.lock:
+                engine.raised(call, lost, began, worker)
+            return
+        with engine.lock:
+            engine.adopt(call, made)
+            engine.settle(call, value, made, began, worker)
+
+    def _bury(self, hand: Hand) -> None:
+        """See to the tasks of a worker that died: keep what it had finished, and decide about the rest."""
+        self._take_report(hand, hand.member.unsent())
+        running, _ = hand.member.running()
+        tasks = list(hand.tasks.values())
+        code = self._dismiss(hand)
+        for task in tasks:
+            if task.number == running:
+                self._suspect(task, hand, code)
+            else:
+                with task.engine.lock:
+                    task.engine.give_back(task.call)
+
+    def _suspect(self, task: Task, hand: Hand, code: int | None) -> None:
+        """Decide about the task that a dead worker was running: try it again alone, or give it up."""
+        engine, call = task.engine, task.call
+        error: BaseException
+        if hand.late:
+            error = too_slow(call)
+        else:
+            lost = self._lost[call] = self._lost.get(call, 0) + 1
+            if lost < ATTEMPTS and engine in self._outboxes:
+                self._alone.append(task)
+                return
+            error = WorkerLost(f"the worker that ran {call.name!r} died {lost} times ({_how(code)})")
+        self._lost.pop(call, None)
+        with engine.lock:
+            engine.gave_up(call, error, perf_counter(), hand.member.number)
+
+    def _dismiss(self, hand: Hand) -> int | None:
+        """End a worker and free what it held; return its exit code."""
+        del self._hands[hand.member]
+        pid = hand.member.pid
+        code = hand.member.bury()
+        self.segments.reap(pid)
+        for task in hand.tasks.values():
+            self._let_go(task)
+        return code
+
+    def _dismiss_surplus(self) -> None:
+        surplus = len(self._hands) - self.workers
+        if surplus > 0:
+            for hand in [hand for hand in self._hands.values() if not hand.tasks][:surplus]:
+                self._dismiss(hand)
+
+    def _let_go(self, task: Task) -> None:
+        if task.parcel is not None:
+            self.segments.release(task.parcel)
+            task.parcel = None
+
+
+def _as_it_is(value: Any) -> Any:
+    """What is elsewhere stays there: its parcel travels, and the worker opens it."""
+    return value
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return "no exit code"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,155 @@
+"""What runs inside a worker process: receive a chunk of tasks, run each, report what came out.
+
+The worker belongs to one supervisor and has one pipe to it. It dies with the supervisor's process, never sees Ctrl-C,
+and reads nothing from the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from time import perf_counter, sleep
+from typing import Any
+
+from tinygraph.capture import ATOMS
+from tinygraph.definition import Kind
+from tinygraph.executors.bodies import exit_of, run_body
+from tinygraph.executors.envelope import describe_error, why_no_way_back
+from tinygraph.executors.ledger import Ledger
+from tinygraph.executors.transfer import Parcel, Segments, dumps, loads
+from tinygraph.future import Future, Recorder, recording
+from tinygraph.portable import pack
+
+# A worker reports at least this often, in seconds: a longer task is reported as it ends, shorter ones together.
+REPORT_EVERY = 0.001
+# Plain values up to this many characters or bytes travel in the report itself.
+SMALL = 1 << 12
+
+PLAIN, PARCEL, EXPANDED, RAISED = range(4)  # what sort of outcome it is
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """Runs the tasks of one supervisor in this process."""
+
+    def __init__(self, pipe: Connection, ledger: Ledger, segments: Segments) -> None:
+        self.pipe = pipe
+        self.ledger = ledger
+        self.segments = segments
+        self.definitions: dict[int, Any] = {}  # bytes until first used
+        self.recorder = Recorder()
+        recording.set(self.recorder)
+
+    def serve(self) -> None:
+        """Run chunk after chunk until the supervisor closes the pipe, or is gone."""
+        while True:
+            try:
+                message = self.pipe.recv_bytes()
+            except (EOFError, OSError):
+                return
+            definitions, tasks = pickle.loads(message)
+            self.definitions.update(definitions)
+            self._run_chunk(tasks)
+
+    def _run_chunk(self, tasks: list[tuple[int, int, Any]]) -> None:
+        begin, note = self.ledger.begin, self.ledger.note
+        pending: list[bytes] = []
+        reported = perf_counter()
+        for task, definition, args in tasks:
+            begin(task)
+            outcome = self._run(task, definition, args)
+            pending.append(outcome)
+            if not note(outcome) or perf_counter() - reported > REPORT_EVERY:
+                self._report(pending)
+                reported = perf_counter()
+        if pending:
+            self._report(pending)
+
+    def _report(self, pending: list[bytes]) -> None:
+        self.pipe.send_bytes(pickle.dumps(pending))
+        self.ledger.clear()
+        pending.clear()
+
+    def _run(self, task: int, index: int, args: Any) -> bytes:
+        """Run one task and return its outcome; nothing that a user's code does gets past here."""
+        recorder = self.recorder
+        recorder.calls, recorder.error = [], None
+        name = "a call"
+        began = perf_counter()
+        try:
+            definition = self.definitions[index]
+            if type(definition) is bytes:
+                definition = self.definitions[index] = pickle.loads(definition)
+            name = definition.name
+            if type(args) is Parcel:
+                args, kwargs = loads(args, self.segments)
+                value = run_body(definition, f"task {task}", args, kwargs)
+            elif definition.kind is Kind.LEAF and not definition.checks:
+                value = definition.function(*args)
+            else:
+                value = run_body(definition, f"task {task}", args, {})
+            seconds = perf_counter() - began
+            if recorder.error is not None:  # raised in the body, and swallowed there
+                raise recorder.error
+            return self._encoded(task, name, value, seconds)
+        except BaseException as error:
+            seconds = perf_counter() - began
+            if isinstance(error, SystemExit):
+                error = exit_of(name, error)
+            return pickle.dumps((task, RAISED, began, seconds, describe_error(error)))
+
+    def _encoded(self, task: int, name: str, value: Any, seconds: float) -> bytes:
+        kind = type(value)
+        began = perf_counter() - seconds
+        made = self.recorder.calls
+        if kind in ATOMS and not made and (kind not in (str, bytes) or len(value) <= SMALL):
+            return pickle.dumps((task, PLAIN, began, seconds, value))
+        travels = bool(made) or isinstance(value, Future)
+        try:
+            parcel = dumps(pack(value, made) if travels else value, self.segments)
+        except Exception as error:
+            raise why_no_way_back(name, value, error) from error
+        return pickle.dumps((task, EXPANDED if travels else PARCEL, began, seconds, parcel))
+
+
+def main(pipe: Connection, ledger: str, folder: str, parent: int) -> None:
+    """Be a worker: the target of the process."""
+    _settle_in(parent)
+    Worker(pipe, Ledger(ledger), Segments.attach(folder)).serve()
+    os._exit(0)  # nothing that a node left behind may keep this process alive
+
+
+def _settle_in(parent: int) -> None:
+    """Bind this process to its parent's life, and make it deaf to the terminal."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # Ctrl-C goes to the parent's group; killing this group takes what a node started with it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with(parent)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+def _die_with(parent: int) -> None:
+    if sys.platform == "linux":
+        import ctypes
+
+        # The kernel kills this process when the thread that started it ends, whatever this process is doing.
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it was gone before we asked
+            os._exit(1)
+    elif hasattr(os, "getppid"):
+        threading.Thread(target=_watch, args=(parent,), name="tinygraph-watch", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    """Where the kernel offers no such service: look now and then."""
+    while os.getppid() == parent:
+        sleep(0.25)
+    os._exit(1)

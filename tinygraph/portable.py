@@ -1,0 +1,208 @@
+"""How nodes and futures cross to another process: nodes by name where they can be imported, futures as a flat table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+from weakref import WeakValueDictionary
+
+from tinygraph.capture import Nested, futures_in
+from tinygraph.future import MISSING, Expansion, Future, Place, State, restored
+
+# Futures that have crossed, so that one that comes twice, or comes home, is one. It keeps none of them alive.
+_known: WeakValueDictionary[tuple[str, int], Future[Any]] = WeakValueDictionary()
+_process: list[str] = []
+
+
+class Ref:
+    """The place of a future in a table."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+def reduce_node(node: Any) -> tuple[Any, ...]:
+    """Pickle a node: by name where that name leads to it, else by its function and options."""
+    if is_importable(node):
+        return _node_by_name, (node.__dict__["__module__"], node.__dict__["__qualname__"])
+    # The state comes after the object, so that a function that names its own node finds it in the pickle's memo.
+    return _empty, (type(node),), node.__getstate__()
+
+
+def is_importable(node: Any) -> bool:
+    """Whether another process finds a node by its name."""
+    module, name = node.__dict__.get("__module__"), node.__dict__.get("__qualname__")
+    if module == "__main__" or module not in sys.modules:
+        return False
+    found: Any = sys.modules[module]
+    for part in str(name).split("."):
+        found = getattr(found, part, None)
+    return found is node
+
+
+def reduce_future(future: Future[Any]) -> tuple[Any, ...]:
+    """Pickle a future with everything that it needs, as one flat table."""
+    import cloudpickle
+
+    return _future_from, (cloudpickle.dumps(table([future])), _identity(future))
+
+
+def pack(value: Any, made: list[Future[Any]]) -> tuple[Any, list[dict[str, Any]], list[int]]:
+    """Take apart what a body returned and recorded: the value with references, the table, the calls it made."""
+    rows = table([*made, *futures_in(value, Future)])
+    index = {row["identity"]: i for i, row in enumerate(rows)}
+    packed = Nested(value).replace(Future, lambda future: Ref(index[_identity(future)]))
+    return packed, rows, [index[_identity(call)] for call in made]
+
+
+def unpack(packed: Any, rows: list[dict[str, Any]], made: list[int]) -> tuple[Any, list[Future[Any]]]:
+    """Put together again what `pack` took apart."""
+    futures = from_table(rows)
+    value = Nested(packed).replace(Ref, lambda ref: futures[ref.index])
+    return value, [futures[i] for i in made]
+
+
+def table(futures: Iterable[Future[Any]]) -> list[dict[str, Any]]:
+    """Return the futures and all that they need as rows, needs first."""
+    calls = _upstream(futures)
+    index = {call: i for i, call in enumerate(calls)}
+
+    def ref(future: Future[Any]) -> Ref:
+        return Ref(index[future])
+
+    rows = []
+    for call in calls:
+        expansion = call.expansion
+        settled = call.state not in (State.WAITING, State.READY, State.RUNNING)
+        rows.append(
+            {
+                "identity": _identity(call),
+                "class": type(call),
+                "definition": call.definition,
+                "args": None if call.args is None or settled else Nested(call.args).replace(Future, ref),
+                "kwargs": None if not call.kwargs or settled else Nested(call.kwargs).replace(Future, ref),
+                "needs": [] if settled else [index[need] for need in call.dependencies],
+                "calls": None if expansion is None or settled else [index[inner] for inner in expansion.calls],
+                "template": None if expansion is None or settled else Nested(expansion.template).replace(Future, ref),
+                "file": call.code.co_filename,
+                "line": call.lineno,
+                "depth": call.depth,
+                "caller": index.get(call.caller) if call.caller is not None else None,
+                "state": call.state if settled else State.WAITING,
+                "value": call.value if settled else MISSING,
+                "extra": {name: getattr(call, name) for name in ("type", "default") if hasattr(type(call), name)},
+            }
+        )
+    return rows
+
+
+def from_table(rows: list[dict[str, Any]]) -> list[Future[Any]]:
+    """Return the futures of a table; one that this process knows already stays what it is."""
+    futures: list[Future[Any]] = []
+    fresh = []
+    for row in rows:
+        future = _known.get(row["identity"])
+        if future is None:
+            future = restored(row["class"], row["definition"], Place(row["file"], row["line"], row["identity"]))
+            _known[row["identity"]] = future
+            fresh.append((future, row))
+        futures.append(future)
+    for future, row in fresh:
+        _fill(future, row, futures)
+    return futures
+
+
+def _fill(future: Future[Any], row: dict[str, Any], futures: list[Future[Any]]) -> None:
+    def back(ref: Ref) -> Future[Any]:
+        return futures[ref.index]
+
+    future.args = _rewrapped(row["args"], back)
+    future.kwargs = None if row["kwargs"] is None else {
+        key: _rewrapped((value,), back)[0] for key, value in row["kwargs"].items()
+    }
+    future.dependencies = tuple([futures[i] for i in row["needs"]])
+    if row["calls"] is not None:
+        template = Nested(row["template"]).replace(Ref, back)
+        returned = frozenset([call.number for call in futures_in(template, Future)])
+        future.expansion = Expansion(tuple([futures[i] for i in row["calls"]]), template, returned)
+    future.depth = row["depth"]
+    future.caller = None if row["caller"] is None else futures[row["caller"]]
+    future.state = row["state"]
+    future.value = row["value"]
+    if future.state is not State.WAITING:
+        future.began = future.ended = 0.0
+    for name, value in row["extra"].items():
+        setattr(future, name, value)
+
+
+def _rewrapped(args: Any, back: Any) -> Any:
+    """Put futures back into arguments: bare ones as they are, the others in a container that is filled later."""
+    if args is None:
+        return None
+    kept = []
+    for arg in args:
+        if type(arg) is Ref and type(back(arg)) is Future:
+            kept.append(back(arg))
+            continue
+        filled = Nested(arg).replace(Ref, back)
+        kept.append(Nested(filled) if futures_in(filled, Future) else filled)
+    return tuple(kept)
+
+
+def _upstream(futures: Iterable[Future[Any]]) -> list[Future[Any]]:
+    """Return the futures and what the unsettled ones need, needs first, each once."""
+    found: dict[Future[Any], None] = {}
+    pending = [(future, False) for future in futures]
+    seen: set[Future[Any]] = set()
+    while pending:
+        call, ready = pending.pop()
+        if ready:
+            found[call] = None
+        elif call not in seen:
+            seen.add(call)
+            pending.append((call, True))
+            pending.extend([(need, False) for need in reversed(list(_needs(call)))])
+    return list(found)
+
+
+def _needs(call: Future[Any]) -> Iterator[Future[Any]]:
+    if call.state in (State.WAITING, State.READY, State.RUNNING):
+        yield from call.dependencies
+        if call.expansion is not None:
+            yield from call.expansion.calls
+
+
+def _identity(future: Future[Any]) -> tuple[str, int]:
+    """Return what names a future across processes: where it was recorded first, and its number there."""
+    if type(future.code) is Place and future.code.identity is not None:
+        return future.code.identity
+    if not _process or _process[0] != str(os.getpid()):  # a forked child is another process
+        _process[:] = [str(os.getpid()), os.urandom(8).hex()]
+    identity = (_process[1], future.number)
+    _known[identity] = future
+    return identity
+
+
+def _node_by_name(module: str, name: str) -> Any:
+    import importlib
+
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _empty(cls: type) -> Any:
+    return object.__new__(cls)
+
+
+def _future_from(blob: bytes, identity: tuple[str, int]) -> Future[Any]:
+    import pickle
+
+    rows = pickle.loads(blob)
+    futures = from_table(rows)
+    return next(future for future, row in zip(futures, rows, strict=True) if row["identity"] == identity)

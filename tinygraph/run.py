@@ -1,0 +1,220 @@
+"""run: drive futures to their values, and tell what happened on the way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tinygraph.engine import RELEASED, SETTLED, Engine, Note, why_unusable
+from tinygraph.errors import CancelledError, InputError, NestedResolveError, NodeTimeout, RecordError
+from tinygraph.executors import executor_for
+from tinygraph.executors.bodies import Recipe
+from tinygraph.future import FINISHED, Future, fetched, recording
+from tinygraph.graph import Graph
+from tinygraph.inputs import bound, filled
+from tinygraph.options import effective
+
+if TYPE_CHECKING:
+    from tinygraph.events import Event
+
+
+class Failure(NamedTuple):
+    """One root cause: the call that failed, and its exception.
+
+    >>> from tinygraph import Node, run
+    >>> [failure] = run(Node(int)("seven"), executor="inline", on_error="continue").failures
+    >>> failure.future.name, type(failure.exception).__name__
+    ('int', 'ValueError')
+    """
+
+    future: Future[Any]
+    exception: BaseException
+
+
+class Run:
+    """One execution of a graph: its value, its failures and what happened.
+
+    >>> from tinygraph import Node, run
+    >>> result = run(Node(max)(3, 7), executor="inline")
+    >>> result.value, result.failures, [type(event).__name__ for event in result.events]
+    (7, [], ['Started', 'Finished'])
+    """
+
+    def __init__(self, targets: tuple[Future[Any], ...], *, as_tuple: bool, options: dict[str, Any]) -> None:
+        self._targets = targets
+        self._as_tuple = as_tuple
+        self.options = options
+        self._error: BaseException | None = None
+        self._done = threading.Event()
+        self._engine: Engine | None = None
+        self._cancelled = False
+        self._wanted = targets
+
+    @property
+    def value(self) -> Any:
+        """The value of the target, or a tuple of values for a graph of several; raises why there is none."""
+        self.wait()
+        if self._error is not None:
+            raise self._error
+        values = tuple([_value(target) for target in self._targets])
+        return values if self._as_tuple else values[0]
+
+    @property
+    def failures(self) -> list[Failure]:
+        """One entry for each root cause, in the order in which they happened."""
+        self.wait()
+        return [] if self._engine is None else [Failure(*failure) for failure in self._engine.failures]
+
+    @property
+    def graph(self) -> Graph:
+        """What ran, with its states and durations."""
+        return Graph(*self._wanted)
+
+    @property
+    def makespan(self) -> float:
+        """Seconds from the start of the run to its end."""
+        self.wait()
+        return 0.0 if self._engine is None else self._engine.ended - self._engine.began
+
+    @property
+    def critical_path(self) -> list[Future[Any]]:
+        """The chain of calls that took longest: nothing could have finished sooner than its sum."""
+        return self.graph.critical_path()
+
+    @property
+    def events(self) -> list[Event]:
+        """What happened, in order of time."""
+        self.wait()
+        if self._engine is None:
+            return []
+        from tinygraph.chronicle import events_of
+
+        return events_of(self._engine)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the run is over, at most `timeout` seconds; return whether it is."""
+        return self._done.wait(timeout)
+
+    def cancel(self) -> None:
+        """End the run: nothing new starts, and `value` raises :class:`CancelledError`."""
+        self._cancelled = True
+        engine = self._engine
+        if engine is not None:
+            engine.post(lambda: engine.stop(CancelledError("the run was cancelled")))
+            if not engine.left:
+                return
+            with engine.lock:
+                engine.read_inbox()
+
+    def _execute(self, inputs: dict[str, Any]) -> None:
+        """Run the targets to their end; what went wrong is kept for `value`."""
+        try:
+            self._drive(inputs)
+        except Exception as error:
+            self._error = error
+        except BaseException as error:  # Ctrl-C: the caller's, and at once
+            self._error = error
+            raise
+        finally:
+            self._done.set()
+
+    def _drive(self, inputs: dict[str, Any]) -> None:
+        executor = executor_for(self.options["executor"], self.options["workers"])
+        deadline = None if self.options["timeout"] is None else monotonic() + self.options["timeout"]
+        engine = self._engine = Engine(self._targets, self.options, apart=executor.apart)
+        listener, close = _listener(self.options["progress"])
+        engine.listener = listener
+        try:
+            engine.start()
+            if engine.inputs or inputs:
+                engine.close()
+                self._wanted = bound(self._targets, inputs)
+                engine = self._engine = Engine(self._wanted, self.options, apart=executor.apart)
+                engine.listener = listener
+                engine.start()
+            if self._cancelled:
+                raise CancelledError("the run was cancelled")
+            if not engine.over.is_set():
+                executor.drive(engine, deadline)
+            if not engine.over.is_set():
+                raise NodeTimeout(f"the run was not over after {self.options['timeout']:g} s")
+        finally:
+            engine.close()
+            close()
+            if self._wanted is not self._targets:
+                filled(self._targets, self._wanted)
+        if engine.error is not None:
+            raise engine.error
+
+
+def run(
+    target: Future[Any] | Graph, *, inputs: dict[str, Any] | None = None, block: bool = True, **options: Any
+) -> Run:
+    """Run what a future, or every future of a graph, needs; return the run, which has the value.
+
+    >>> from tinygraph import Node, run
+    >>> run(Node(max)(3, 7), executor="inline").value
+    7
+
+    Arguments:
+
+    - ``executor``: ``"inline"``, ``"threads"``, ``"processes"`` (the default), or any ``concurrent.futures.Executor``;
+    - ``workers``: how many threads or processes (default: the cores that this process may use);
+    - ``inputs``: values of the graph's inputs by name;
+    - ``on_error``: ``"raise"`` the first exception, or ``"continue"`` with what does not depend on it;
+    - ``timeout``: seconds after which the run is given up with :class:`NodeTimeout`;
+    - ``progress``: a function that is called with each :class:`Event`, or True for a line on standard error;
+    - ``max_depth``: how deep calls may nest;
+    - ``block``: False returns at once; the run goes on in a thread.
+
+    What is not given comes from :func:`options`, else from the environment, else it is the default. Raises
+    :class:`RecordError` for what is no future, and :class:`NestedResolveError` in the body of a node. What a node
+    raised is raised by ``value``.
+    """
+    recorder = recording.get()
+    if recorder is not None:
+        error = NestedResolveError(
+            "resolve() in the body of a node: return the future and it is resolved, or await it in an `async def` node"
+        )
+        recorder.error = error
+        raise error
+    targets = target.targets if isinstance(target, Graph) else (target,)
+    for future in targets:
+        if not isinstance(future, Future):
+            raise RecordError(
+                f"only futures can be resolved, and {future!r} ({type(future).__name__}) is none: "
+                f"is @Node missing, or was the node not called?"
+            )
+    result = Run(targets, as_tuple=isinstance(target, Graph) and len(targets) != 1, options=effective(options))
+    filled_inputs = dict(inputs or {})
+    if all(future.state in SETTLED for future in targets) and not filled_inputs:
+        result._done.set()
+    elif block:
+        result._execute(filled_inputs)
+    else:
+        threading.Thread(target=copy_context().run, args=(result._execute, filled_inputs), name="tinygraph-run").start()
+    return result
+
+
+def _listener(progress: Any) -> tuple[Callable[[Note], None] | None, Callable[[], None]]:
+    """Return who is told what happens, and what to call at the end."""
+    if not progress:
+        return None, lambda: None
+    from tinygraph.chronicle import teller
+
+    if progress is not True:
+        return teller(progress), lambda: None
+    from tinygraph.progress import ProgressLine
+
+    line = ProgressLine()
+    return teller(line), line.close
+
+
+def _value(target: Future[Any]) -> Any:
+    if target.state is FINISHED and target.value is not RELEASED:
+        value = target.value = fetched(target.value)
+        return value.make() if type(value) is Recipe else value
+    raise why_unusable(target)
