@@ -15,8 +15,7 @@ seconds, and with three workers it is not slower either.
 import argparse
 import time
 
-from tinygraph import Node, run
-from tinygraph.events import Finished
+from tinygraph import Finished, Node, run
 
 parser = argparse.ArgumentParser(description="Run seven steps, some of them at the same time.")
 parser.add_argument("--seconds", type=float, default=1.0, help="how long a step takes (default: 1)")

@@ -109,7 +109,7 @@ def _unpack(future):
 @pytest.mark.parametrize(
     "use",
     [
-        lambda f: [x for x in f],
+        lambda f: [x for x in f],  # noqa: C416  a loop
         _unpack,
         len,
         lambda f: 1 in f,
@@ -124,7 +124,22 @@ def _unpack(future):
         reversed,
         random.choice,
     ],
-    ids=["for", "unpack", "len", "in", "*", "**", "dict", "list", "sorted", "zip", "max", "in list", "reversed", "choice"],
+    ids=[
+        "for",
+        "unpack",
+        "len",
+        "in",
+        "*",
+        "**",
+        "dict",
+        "list",
+        "sorted",
+        "zip",
+        "max",
+        "in list",
+        "reversed",
+        "choice",
+    ],
 )
 def test_t2_going_through_a_future_is_refused(use):
     refused(lambda: use(one()))
@@ -840,9 +855,7 @@ def test_t26_a_future_is_resolved_in_another_process(tmp_path):
         "print(future.line, future.resolve(executor='inline'), future.resolve(inputs={'x': 7}, executor='inline'))\n"
     )
     root = str(Path(__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", script, path], capture_output=True, text=True, check=False, cwd=root
-    )
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False, cwd=root)
     assert done.stderr == ""
     assert done.stdout.split() == [recorded.line, "70", "100"]
 
@@ -914,7 +927,7 @@ def test_t28_an_exception_may_carry_a_future():
     def fails():
         raise ValueError(one())
 
-    with pytest.raises(ValueError, match="<Future one#"):
+    with pytest.raises(ValueError, match="Future one"):
         fails().resolve()
 
 
@@ -938,8 +951,17 @@ def test_t29_a_refusal_that_a_body_swallows_fails_the_run_all_the_same():
 @pytest.mark.parametrize(
     "calculate",
     [
-        *(lambda a, b, f=getattr(operator, name): f(a, b) for name in ("add", "sub", "mul", "floordiv", "mod", "pow")),
-        *(lambda a, b, f=getattr(operator, name): f(a, b) for name in ("and_", "or_", "xor", "lshift", "rshift")),
+        operator.add,
+        operator.sub,
+        operator.mul,
+        operator.floordiv,
+        operator.mod,
+        operator.pow,
+        operator.and_,
+        operator.or_,
+        operator.xor,
+        operator.lshift,
+        operator.rshift,
         operator.truediv,
         lambda a, b: pow(a, b, 5),
         lambda a, b: -a + abs(b) - +a * ~b,

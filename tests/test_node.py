@@ -6,7 +6,9 @@ import functools
 import inspect
 import pickle
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Annotated, Any, Literal, NamedTuple, Optional, TypedDict, TypeVar
 
 import cloudpickle
 import pytest
@@ -190,7 +192,9 @@ def test_an_async_body_awaits_futures_and_returns_them():
 
 
 @pytest.mark.parametrize(
-    "thing", [42, [], None, "a name", object(), functools.cached_property(len), one(1)], ids=lambda thing: type(thing).__name__
+    "thing",
+    [42, [], None, "a name", object(), functools.cached_property(len), one(1)],
+    ids=lambda thing: type(thing).__name__,
 )
 def test_what_is_no_function_is_refused_at_the_decorator(thing):
     with pytest.raises(DefinitionError) as caught:
@@ -329,6 +333,57 @@ def test_what_fits_passes():
 def test_a_value_that_does_not_fit_is_refused_before_the_body():
     with pytest.raises(ArgumentError, match="typed: argument 'x' must be int, not 'three'"):
         typed(one("three")).resolve()
+
+
+class Shade(Enum):
+    DARK = "dark"
+
+
+class Options(TypedDict):
+    rate: float
+
+
+@pytest.mark.parametrize(
+    ("annotation", "fitting", "unfitting"),
+    [
+        (int, [1, -1], [True, 1.0, "1", None]),
+        (float, [1, 1.5], [True, "1", 1j]),
+        (bool, [True], [1, None]),
+        (Any, [1, None, "x"], []),
+        (object, [1, None], []),
+        (int | None, [1, None], ["x", True]),
+        (Optional[str], ["x", None], [1]),
+        (list[int], [[], [1, 2]], [(1,), ["x"], {1: 2}]),
+        (dict[str, Any], [{}, {"a": object()}], [{1: 2}, [("a", 1)]]),
+        (set[int], [{1}], [{"x"}, [1]]),
+        (tuple[int, str], [(1, "x"), [1, "x"]], [(1,), (1, "x", 2), ("x", 1), 1]),
+        (tuple[int, ...], [(), (1, 2), [1]], [("x",), 1]),
+        (tuple, [(), [1]], [1, "x"]),
+        (Literal["a", 1], ["a", 1], ["b", True, 1.0]),
+        (Shade, [Shade.DARK, "dark"], ["light", 1]),
+        (Options, [{"rate": 1}, {"rate": 1, "more": 2}], [{}, 1]),
+        (Callable[[int], str], [str, len], [1]),
+        (Iterable[int], [[1], range(3)], [1]),
+        (Annotated[int, "seconds"], [1], ["x"]),
+        (type[int], [int], [1]),
+        (Future[int], [1, "anything"], []),
+        (TypeVar("T"), [1, "x"], []),
+    ],
+)
+def test_what_fits_an_annotation(annotation, fitting, unfitting):
+    def body(x):
+        return x
+
+    body.__annotations__["x"] = annotation
+    node = Node(body)
+    for value in fitting:
+        node(value)
+        assert node(one(value)).resolve() == value
+    for value in unfitting:
+        with pytest.raises(ArgumentError, match="body: argument 'x' must be"):
+            node(value)
+        with pytest.raises(ArgumentError, match="body: argument 'x' must be"):
+            node(one(value)).resolve()
 
 
 def test_checks_can_be_turned_off():

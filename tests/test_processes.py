@@ -312,3 +312,24 @@ def test_nested_calls_with_one_worker_cannot_deadlock() -> None:
         return a + b
 
     assert fib(10).resolve(executor="processes", workers=1) == 55
+
+
+def test_a_cancelled_call_is_stopped_and_the_others_go_on(tmp_path: Path) -> None:
+    @Node
+    def endless(folder: str) -> None:
+        mark(folder, "endless")
+        while True:
+            pass
+
+    stuck = endless(str(tmp_path))
+    graph = tinygraph.Graph(stuck, innocent(str(tmp_path), "innocent"))
+    result = run(graph, executor="processes", workers=2, on_error="continue", block=False)
+    while not executions(tmp_path, "endless"):
+        pass
+    stuck.cancel()
+    result.wait()
+    assert stuck.state == "cancelled"
+    assert graph.targets[1].resolve() == "innocent"
+    pid = int((tmp_path / "endless").read_text())
+    while Path(f"/proc/{pid}").exists():
+        pass

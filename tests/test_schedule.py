@@ -343,11 +343,11 @@ def test_a_component_is_seen_before_the_run():
 
 def test_calls_of_a_component_start_when_the_body_around_it_has_run():
     """
-    ┌ outer ──────────────────┐
-    │ ┌ difference ─────────┐ │
-    │ │  _add ──► subtract  │ │
-    slow ──► └─────────────────────┘ │
-    └─────────────────────────┘
+              ┌ outer ────────────────────┐
+              │ ┌ difference ─────────┐   │
+    slow ─────┼─┼► _add ──► subtract  │   │
+              │ └─────────────────────┘   │
+              └───────────────────────────┘
     """
 
     @Node

@@ -9,12 +9,18 @@ import enum
 import numbers
 import types
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from tinygraph.errors import ArgumentError
 
 # What passes for a number: numpy's scalars register with these classes. A bool is no number.
 _NUMBERS = {int: numbers.Integral, float: numbers.Real, complex: numbers.Complex}
+
+
+# Containers whose elements are looked at, the first few of them.
+_ELEMENTS = frozenset((list, dict, set, frozenset))
+_LOOK_AT = 100
 
 
 class Check:
@@ -110,19 +116,58 @@ def _fits(annotation: Any) -> Callable[[Any], bool]:
         options = [_fits(option) for option in annotation.__args__]
         return _anything if _anything in options else lambda value: any(fits(value) for fits in options)
     origin = getattr(annotation, "__origin__", None)
+    if origin is _literal():
+        return lambda value: any(value == option and type(value) is type(option) for option in annotation.__args__)
     kind = origin if isinstance(origin, type) else annotation
-    if not isinstance(kind, type) or kind is object or getattr(kind, "_is_protocol", False):
+    if kind is Any or not isinstance(kind, type) or kind is object or getattr(kind, "_is_protocol", False):
         return _anything
-    if issubclass(kind, dict) and not isinstance(kind, types.GenericAlias) and hasattr(kind, "__total__"):
-        return lambda value: isinstance(value, dict)  # a TypedDict
+    if kind.__module__ == "tinygraph.future":  # what a component is given: a future, or the value itself
+        return _anything
+    if issubclass(kind, dict) and hasattr(kind, "__required_keys__"):  # a TypedDict, which may have more keys
+        return lambda value: isinstance(value, dict) and kind.__required_keys__ <= value.keys()
+    parts = getattr(annotation, "__args__", ()) if origin is kind else ()
+    if kind is tuple:
+        return _fits_tuple(parts)
+    if parts and kind in _ELEMENTS:
+        return _fits_elements(kind, [_fits(part) for part in parts])
     if kind in _NUMBERS:
         number = _NUMBERS[kind]
         return lambda value: isinstance(value, number) and not isinstance(value, bool)
-    if kind is tuple:
-        return lambda value: isinstance(value, tuple | list)
     if issubclass(kind, enum.Enum):
         return lambda value: isinstance(value, kind) or any(value == member.value for member in kind)
     return lambda value: isinstance(value, kind)
+
+
+def _fits_tuple(parts: tuple[Any, ...]) -> Callable[[Any], bool]:
+    """A list passes for a tuple: it may have travelled as JSON."""
+    if not parts:
+        return lambda value: isinstance(value, tuple | list)
+    if Ellipsis in parts:
+        return _fits_elements((tuple, list), [_fits(parts[0])])
+    each = [_fits(part) for part in parts]
+    return lambda value: (
+        isinstance(value, tuple | list)
+        and len(value) == len(each)
+        and all(fits(item) for fits, item in zip(each, value, strict=True))
+    )
+
+
+def _fits_elements(kind: Any, each: list[Callable[[Any], bool]]) -> Callable[[Any], bool]:
+    """The first elements speak for all of them, so that a check costs the same for a million."""
+
+    def fits(value: Any) -> bool:
+        if not isinstance(value, kind):
+            return False
+        rows = value.items() if isinstance(value, dict) else zip(value, strict=True)
+        return all(check(part) for row in islice(rows, _LOOK_AT) for check, part in zip(each, row, strict=True))
+
+    return fits
+
+
+def _literal() -> Any:
+    from typing import Literal
+
+    return Literal
 
 
 def _typing_union() -> Any:

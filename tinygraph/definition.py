@@ -63,7 +63,8 @@ class Definition:
         self.timeout = None if timeout is None else _number("timeout", timeout, least=0.0)
         self.cost = None if cost is None else _number("cost", cost, least=0.0)
         # What a call is expected to take, in seconds, as far as it is known before anything has run.
-        self.expected = self.cost if self.cost is not None else float(self.kind not in (Kind.INPUT, Kind.STATEFUL))
+        costs_nothing = self.kind in (Kind.INPUT, Kind.STATEFUL)
+        self.expected = 0.0 if costs_nothing else 1.0 if self.cost is None else self.cost
         self.priority = _number("priority", priority)
         if where not in _WHERE:
             raise OptionError(f"where must be 'driver' or 'worker', not {where!r}")

@@ -12,6 +12,7 @@ Everything is iterative: a chain of a million calls and a call with a million de
 
 from __future__ import annotations
 
+import reprlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -23,8 +24,8 @@ from typing import Any
 from tinygraph.blame import blame, longer_path, text_of, too_deep, unfinished_cycle
 from tinygraph.capture import Nested
 from tinygraph.definition import Definition, Kind
-from tinygraph.errors import CancelledError, InputError, OutputError, ReleasedError, TinygraphError, UpstreamFailed
-from tinygraph.future import Elsewhere, Future, Missing, State, fetched
+from tinygraph.errors import CancelledError, CycleError, OutputError, ReleasedError, TinygraphError, UpstreamFailed
+from tinygraph.future import Elsewhere, Future, Missing, State, claiming, fetched
 from tinygraph.node import open_up
 from tinygraph.reach import calls_nodes, captured_futures
 from tinygraph.schedule import ReadyQueue
@@ -41,9 +42,6 @@ Note = tuple[str, Future[Any], float, Any]
 # References to a finished call that are not the user's, besides one for each entry in its list of dependents: the
 # engine's list of calls, the loop variable and the parameter in `_release`, and the argument of getrefcount.
 _OWN_REFERENCES = 4
-
-# Claiming a call for a run is exclusive across all runs of the process.
-_claiming = threading.Lock()
 
 
 class Engine:
@@ -75,6 +73,7 @@ class Engine:
         self.watchers: dict[Future[Any], list[Callable[[Future[Any]], None]]] = {}
         self.foreign: dict[Future[Any], list[Future[Any]]] = {}  # calls that another run has in hand, who needs them
         self.attempts: dict[Future[Any], int] = {}
+        self.dropped: list[Future[Any]] = []  # cancelled while a worker had them: whoever can stop them does
         self.listener: Callable[[Note], None] | None = None
         self.notes: list[Note] = []  # what cannot be read off the calls afterwards
         self.began = perf_counter()
@@ -95,7 +94,7 @@ class Engine:
     def _claim(self, wanted: Iterable[Future[Any]]) -> list[Future[Any]]:
         """Make the wanted calls, and whatever they need, calls of this run; return those that are new to it."""
         fresh: list[Future[Any]] = []
-        with _claiming:
+        with claiming:
             for call in wanted:
                 if call._engine is None and call.state is WAITING:
                     call._engine = self
@@ -247,20 +246,26 @@ class Engine:
                     level = dependent._level
             call._level = level if call.expansion is not None else level + call.definition.expected
 
-    def _raise_levels(self, fresh: list[Future[Any]]) -> None:
-        """Raise the levels upstream of new calls that hang on calls which were there before."""
-        pending = list(fresh)
+    def _raise_levels(self, changed: list[Future[Any]]) -> None:
+        """Raise the levels of calls that were there before, upstream of calls that are new or have new calls."""
+        upstream: dict[Future[Any], None] = {}
+        seen = set(changed)
+        pending = list(changed)
         while pending:
             call = pending.pop()
             for need in call.dependencies if call.expansion is None else call.expansion.calls:
-                if need._engine is not self or need.state in SETTLED:
-                    continue
-                level = call._level if need.expansion is not None else call._level + need.definition.expected
-                if level > need._level:
-                    need._level = level
-                    if need.state is READY:
-                        self._push(need)
+                if need._engine is self and need.state not in SETTLED and need not in seen:
+                    seen.add(need)
+                    upstream[need] = None
                     pending.append(need)
+        for call in reversed(_topological(list(upstream))) if upstream else ():
+            level = max([dependent._level for dependent in call._dependents], default=0.0)
+            if call.expansion is None:
+                level += call.definition.expected
+            if level > call._level:
+                call._level = level
+                if call.state is READY:
+                    self._push(call)
 
     # What follows when a call has run
 
@@ -304,7 +309,8 @@ class Engine:
         dependents = call._dependents
         call._dependents = _NOBODY
         call._uses = call._waiting = len(dependents)
-        for need in call.dependencies:
+        # A body that made calls let go of its inputs when it returned; of its calls it does in `_complete`.
+        for need in call.dependencies if call.expansion is None else ():
             if need._engine is self:
                 need._waiting -= 1
                 if not need._waiting:
@@ -361,16 +367,21 @@ class Engine:
                 waiting += 1
             elif inner.state is not FINISHED:
                 waiting += self._meet(inner, call)
+            elif inner._engine is self:  # it was awaited in the body; now it is needed once more
+                inner._waiting += 1
+                inner._uses += 1
         call._waiting = waiting
-        self._join(fresh)
+        self._join(fresh, call)
         if not waiting:
             self._complete(call)
 
-    def _join(self, fresh: list[Future[Any]]) -> None:
-        if not fresh:
+    def _join(self, fresh: list[Future[Any]], *callers: Future[Any]) -> None:
+        try:
+            self._rank(fresh)
+            self._raise_levels([*callers, *fresh])
+        except CycleError as error:
+            self.stop(error)
             return
-        self._rank(fresh)
-        self._raise_levels(fresh)
         for new in fresh:
             if not new._waiting:
                 self._ready(new)
@@ -514,7 +525,9 @@ class Engine:
         return dependents
 
     def cancel(self, call: Future[Any]) -> None:
-        """Cancel one call of the run; what needs it is skipped."""
+        """Cancel one call of the run, running or not; what needs it is skipped."""
+        if call.state is RUNNING and call.expansion is None:
+            self.dropped.append(call)
         self.fail(call, CancelledError(f"{call.name!r} was cancelled"))
         if call.state is FAILED:
             call.state = CANCELLED
@@ -571,7 +584,7 @@ def _number(call: Future[Any]) -> int:
 
 def _is_backward(call: Future[Any]) -> bool:
     number = call.number
-    return any([need.number > number for need in call.dependencies])
+    return any(need.number > number for need in call.dependencies)
 
 
 def _topological(fresh: list[Future[Any]]) -> list[Future[Any]]:
@@ -615,7 +628,7 @@ def _wrong_outputs(call: Future[Any], value: Any, outputs: int) -> OutputError |
     try:
         count = len(value)
     except TypeError:
-        return OutputError(f"{call.name!r} declares {outputs} outputs, but returned {value!r:.60} ({type(value).__name__})")
+        return OutputError(f"{call.name!r} declares {outputs} outputs, but returned {reprlib.repr(value)}")
     return None if count == outputs else OutputError(f"{call.name!r} declares {outputs} outputs, but returned {count}")
 
 

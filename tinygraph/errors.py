@@ -45,7 +45,7 @@ class RecordError(TinygraphError, TypeError):
     """A future was used where its value is needed, or a call could not be recorded.
 
     >>> from tinygraph import Node
-    >>> double = Node(lambda x: 2 * x)
+    >>> double = Node(lambda x: 2 * x, name="double")
     >>> if double(2): ...
     Traceback (most recent call last):
     tinygraph.errors.RecordError: the truth of 'double' is not known yet...
@@ -72,7 +72,7 @@ class ArgumentError(TinygraphError, TypeError):
     """A call does not fit the signature of its node; names the node and the argument.
 
     >>> from tinygraph import Node
-    >>> double = Node(lambda x: 2 * x)
+    >>> double = Node(lambda x: 2 * x, name="double")
     >>> double(1, 2)
     Traceback (most recent call last):
     tinygraph.errors.ArgumentError: double(x): too many positional arguments

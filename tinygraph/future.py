@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
 from enum import StrEnum
 from itertools import count
+from threading import Lock
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
@@ -103,6 +104,9 @@ class Recorder:
 
 
 recording: ContextVar[Recorder | None] = ContextVar("tinygraph.recording", default=None)
+
+# Claiming a call for a run is exclusive across all runs of the process.
+claiming = Lock()
 
 _active = recording.get
 _next_number = count().__next__
@@ -232,7 +236,11 @@ class Future(Generic[R]):
                 raise RecordError(f"after() takes futures, not {other!r} ({type(other).__name__})")
         if self.state is not WAITING or self._engine is not None:
             raise RecordError(f"{self.name!r} has begun already: it cannot be put after something else now")
-        self.dependencies = (*self.dependencies, *others)
+        if self.expansion is None:
+            self.dependencies = (*self.dependencies, *others)
+        else:  # the body of a component ran at the call: it is its calls that have to wait
+            for call in self.expansion.calls:
+                call.after(*others)
         return self
 
     def cancel(self) -> None:
@@ -247,9 +255,7 @@ class Future(Generic[R]):
 
         A call that has a value keeps it.
         """
-        from tinygraph.engine import _claiming
-
-        with _claiming:
+        with claiming:
             engine = self._engine
             if engine is None:
                 if self.state is WAITING:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from tinygraph.capture import futures_in, hidden_in
 from tinygraph.checks import Check, check_arguments, mismatch
@@ -18,8 +18,13 @@ from tinygraph.future import FINISHED, MISSING, Expansion, Future, Recorder, rec
 _STATEFUL = Kind.STATEFUL  # looked up at every call, and an enum's attribute is slow
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R", covariant=True)
 T = TypeVar("T")
+
+
+class Undecorated:
+    """What a type checker takes for the result of a node that has no function yet."""
 
 
 class Node(Definition, Generic[P, R]):
@@ -50,30 +55,34 @@ class Node(Definition, Generic[P, R]):
     call that does not fit the signature raises :class:`ArgumentError` at its line.
     """
 
-    @overload
-    def __new__(cls, function: Callable[P, Future[T]], /) -> Node[P, T]: ...
-    @overload
-    def __new__(cls, function: Callable[P, R], /, **options: Any) -> Node[P, R]: ...
-    @overload
-    def __new__(cls, name: str | None = None, /, **options: Any) -> Decorator: ...  # type: ignore[misc]
-    def __new__(cls, function: Any = None, /, **options: Any) -> Any:
-        if function is None or isinstance(function, str):
-            if isinstance(function, str):
-                options.setdefault("name", function)
-            return Decorator(cls, options)
-        if isinstance(function, classmethod | staticmethod):
-            # The wrapper stays outside, so that the class binds it as it would without us.
-            return type(function)(cls(function.__func__, **options))  # type: ignore[arg-type]
-        if isinstance(function, property):
-            getter: Any = function.fget
-            return property(cls(getter, **options), function.fset, function.fdel, function.__doc__)
-        if isinstance(function, Node):
-            return function.options(**options)
-        if isinstance(function, Future):
-            raise DefinitionError(f"{function!r} is a call of a node, not a function: pass it as an argument")
-        return super().__new__(cls)
+    # A checker takes what a class makes to be of that class, so it takes `Node("name")` for a Node too: one that has
+    # no function yet, and whose call with a function is a Node of that function.
+    if not TYPE_CHECKING:
 
-    def __init__(self, function: Callable[P, R], /, **options: Any) -> None:
+        def __new__(cls, function=None, /, **options):  # noqa: ANN001, ANN003, ANN204
+            if function is None or isinstance(function, str):
+                if isinstance(function, str):
+                    options.setdefault("name", function)
+                return Decorator(cls, options)
+            if isinstance(function, classmethod | staticmethod):
+                # The wrapper stays outside, so that the class binds it as it would without us.
+                return type(function)(cls(function.__func__, **options))  # type: ignore[arg-type]
+            if isinstance(function, property):
+                getter: Any = function.fget
+                return property(cls(getter, **options), function.fset, function.fdel, function.__doc__)
+            if isinstance(function, Node):
+                return function.options(**options)
+            if isinstance(function, Future):
+                raise DefinitionError(f"{function!r} is a call of a node, not a function: pass it as an argument")
+            return super().__new__(cls)
+
+    @overload
+    def __init__(self: Node[P, T], function: Callable[P, Future[T]], /, **options: Any) -> None: ...
+    @overload
+    def __init__(self: Node[P, T], function: Callable[P, T], /, **options: Any) -> None: ...
+    @overload
+    def __init__(self: Node[..., Undecorated], name: str | None = None, /, **options: Any) -> None: ...
+    def __init__(self, function: Any = None, /, **options: Any) -> None:
         try:
             super().__init__(function, **options)
         except TypeError as error:
@@ -87,7 +96,19 @@ class Node(Definition, Generic[P, R]):
         # The first call takes the long way, which finds out whether the others have to.
         self.fewest, self.most = 1, 0
         self._future_defaults: bool | None = None
+        self._accept_kind()
 
+    def _accept_kind(self) -> None:
+        """Have a say about what sort of callable it may be; a Component has."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self: Node[..., Undecorated], function: Callable[Q, Future[T]], /
+    ) -> Node[Q, T]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self: Node[..., Undecorated], function: Callable[Q, T], /
+    ) -> Node[Q, T]: ...
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
     @overload
@@ -214,10 +235,6 @@ class Decorator:
         self.cls = cls
         self.options = options
 
-    @overload
-    def __call__(self, function: Callable[P, Future[T]], /) -> Node[P, T]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> Node[P, R]: ...
     def __call__(self, function: Any, /) -> Any:
         if function is None or isinstance(function, str):
             raise DefinitionError(f"a node is made from a function or a class, not from {function!r}")
@@ -239,18 +256,29 @@ class Component(Node[P, R]):
     Its arguments may be futures, so its body may pass them on but not decide by them.
     """
 
-    def __init__(self, function: Callable[P, R], /, **options: Any) -> None:
-        super().__init__(function, **options)
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self: Component[P, T], function: Callable[P, Future[T]], /, **options: Any) -> None: ...
+        @overload
+        def __init__(self: Component[P, T], function: Callable[P, T], /, **options: Any) -> None: ...
+        @overload
+        def __init__(self: Component[..., Undecorated], name: str | None = None, /, **options: Any) -> None: ...
+        def __init__(self, function: Any = None, /, **options: Any) -> None: ...
+
+    def _accept_kind(self) -> None:
         if self.kind is not Kind.LEAF:
             raise DefinitionError(f"{self.name}: a {type(self).__name__} is made from a plain function")
         self.kind = Kind.COMPONENT
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs or not self.fewest <= len(args) <= self.most:
-            args, kwargs = self._fitted(args, kwargs)
-        if self._checks is None or self._checks:
-            self._check(args, kwargs)
-        return self._opened(record(self, args, kwargs, sys._getframe(1)), args, kwargs)
+    if not TYPE_CHECKING:  # it takes and returns what any node does
+
+        def __call__(self, *args, **kwargs):  # noqa: ANN002, ANN003, ANN204
+            if kwargs or not self.fewest <= len(args) <= self.most:
+                args, kwargs = self._fitted(args, kwargs)
+            if self._checks is None or self._checks:
+                self._check(args, kwargs)
+            return self._opened(record(self, args, kwargs, sys._getframe(1)), args, kwargs)
 
     def _record(self, args: tuple[Any, ...], frame: Any) -> Any:
         return self._opened(super()._record(args, frame), args, {})
@@ -284,6 +312,16 @@ class Workflow(Component[P, R]):
     6
     """
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self: Workflow[P, T], function: Callable[P, Future[T]], /, **options: Any) -> None: ...
+        @overload
+        def __init__(self: Workflow[P, T], function: Callable[P, T], /, **options: Any) -> None: ...
+        @overload
+        def __init__(self: Workflow[..., Undecorated], name: str | None = None, /, **options: Any) -> None: ...
+        def __init__(self, function: Any = None, /, **options: Any) -> None: ...
+
 
 class Instance(Future[R]):
     """A recorded construction of a class node: call it to record a call, pass it to pass the object."""
@@ -312,7 +350,7 @@ class Input(Future[T]):
     __slots__ = ("default", "type")
 
     def __new__(cls, name: str, type: Any = object, default: Any = MISSING) -> Input[T]:
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name:  # type: ignore[redundant-expr]
             raise RecordError(f"an Input needs a name, not {name!r}")
         definition = Definition(partial(_unset, name), name=name, kind=Kind.INPUT, check=False)
         future: Any = record(definition, (), None, sys._getframe(1), cls)
@@ -407,9 +445,7 @@ def _captured_by(node: Node[..., Any]) -> tuple[Definition, list[str]] | None:
 
 def _captured_things(function: Any, names: list[str]) -> dict[str, Any]:
     cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    return {
-        name: cells[name].cell_contents if name in cells else function.__globals__.get(name) for name in names
-    }
+    return {name: cells[name].cell_contents if name in cells else function.__globals__.get(name) for name in names}
 
 
 def _rows(name: str, columns: tuple[Any, ...]) -> list[tuple[Any, ...]]:

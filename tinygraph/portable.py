@@ -121,9 +121,9 @@ def _fill(future: Future[Any], row: dict[str, Any], futures: list[Future[Any]]) 
         return futures[ref.index]
 
     future.args = _rewrapped(row["args"], back)
-    future.kwargs = None if row["kwargs"] is None else {
-        key: _rewrapped((value,), back)[0] for key, value in row["kwargs"].items()
-    }
+    future.kwargs = (
+        None if row["kwargs"] is None else {key: _rewrapped((value,), back)[0] for key, value in row["kwargs"].items()}
+    )
     future.dependencies = tuple([futures[i] for i in row["needs"]])
     if row["calls"] is not None:
         template = Nested(row["template"]).replace(Ref, back)

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinygraph.engine import RELEASED, SETTLED, Engine, Note, why_unusable
-from tinygraph.errors import CancelledError, InputError, NestedResolveError, NodeTimeout, RecordError
+from tinygraph.errors import CancelledError, NestedResolveError, NodeTimeout, RecordError
 from tinygraph.executors import executor_for
 from tinygraph.executors.bodies import Recipe
 from tinygraph.future import FINISHED, Future, fetched, recording

@@ -1,23 +1,23 @@
 """Decide what starts first: bottom levels, critical path, slack, a ready queue, and what a schedule would take.
 
 Pure functions over arrays, without threads and without a clock. A :class:`Plan` is a graph as arrays. Every function
-takes a plan, or whatever can be planned (a `Graph`) and the costs to plan it with. Of a plan the answers are by item,
-of a graph by call::
+takes a plan, or what can be planned (a `Graph`) and the costs to plan it with. Of a plan the answers are by item, of a
+graph by call::
 
-    earliest start       item          the end of all
-         │◄── top level ──┤◄── bottom level ──►│      slack = what is left of the span, zero on the critical path
+    │◄─── top level ───►│◄─ cost ─►             │
+    │                   │◄── bottom level ──►   │
+    │                                        ◄─►│  slack: none on the critical path
+    │◄──────────────────── span ───────────────►│
 
 Costs are seconds, or any unit that adds up. No function recurses: long chains and wide fans are ordinary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
-from itertools import repeat
 from math import inf
-from typing import Any, Protocol, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 from tinygraph.errors import OptionError
 
@@ -70,7 +70,6 @@ class ReadyQueue:
         return len(self._plain) + len(self._urgent) + len(self._last)
 
 
-@dataclass(frozen=True, slots=True)
 class Plan:
     """A graph as arrays: item `i` may start when every item in `dependencies[i]` has ended, and takes `cost[i]`.
 
@@ -82,24 +81,29 @@ class Plan:
     and depth 0, and stands for its number. An item that needs no worker starts as soon as it may.
     """
 
-    dependencies: list[tuple[int, ...]]
-    cost: list[float]
-    needs_worker: list[bool] = field(default_factory=list)
-    priority: list[float] = field(default_factory=list)
-    depth: list[int] = field(default_factory=list)
-    items: list[Any] = field(default_factory=list)  # what each item stands for; a caller stands at two, start and end
+    # A plain class, because the machinery of dataclasses takes longer to import than the rest of the library.
+    __slots__ = ("cost", "dependencies", "depth", "items", "needs_worker", "priority")
 
-    def __post_init__(self) -> None:
-        size = len(self.cost)
-        columns: list[tuple[list[Any], Iterable[Any]]] = [
-            (self.needs_worker, repeat(True, size)),
-            (self.priority, repeat(0.0, size)),
-            (self.depth, repeat(0, size)),
-            (self.items, range(size)),
-        ]
-        for column, default in columns:
-            if not column:
-                column.extend(default)
+    def __init__(
+        self,
+        dependencies: list[tuple[int, ...]],
+        cost: list[float],
+        needs_worker: list[bool] | None = None,
+        priority: list[float] | None = None,
+        depth: list[int] | None = None,
+        items: list[Any] | None = None,
+    ) -> None:
+        size = len(cost)
+        self.dependencies = dependencies
+        self.cost = cost
+        self.needs_worker = needs_worker or [True] * size
+        self.priority = priority or [0.0] * size
+        self.depth = depth or [0] * size
+        self.items = items or list(range(size))  # what each stands for; a caller stands at two
+
+    def with_cost(self, cost: list[float]) -> Plan:
+        """Return the same plan with other costs."""
+        return Plan(self.dependencies, cost, self.needs_worker, self.priority, self.depth, self.items)
 
 
 class Plannable(Protocol):
@@ -109,8 +113,7 @@ class Plannable(Protocol):
         """Return it as arrays, with these costs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Simulation:
+class Simulation(NamedTuple):
     """A schedule in virtual time: when each item of a plan starts and ends.
 
     >>> simulate(Plan([(), (), (0,)], cost=[1, 1, 2]), workers=2)
@@ -120,10 +123,13 @@ class Simulation:
     """
 
     makespan: float
-    start: list[float] = field(repr=False)
-    end: list[float] = field(repr=False)
-    order: list[int] = field(repr=False)
-    items: list[Any] = field(repr=False)  # what each item stands for
+    start: list[float]
+    end: list[float]
+    order: list[int]
+    items: list[Any]  # what each item stands for
+
+    def __repr__(self) -> str:
+        return f"Simulation(makespan={self.makespan:g})"
 
     @property
     def times(self) -> dict[Any, tuple[float, float]]:
@@ -308,8 +314,8 @@ def _planned(graph: Plan | Plannable, cost: Cost | None) -> Plan:
     if cost is None:
         return graph
     if callable(cost):
-        return replace(graph, cost=[cost(i) for i in range(len(graph.cost))])
-    return replace(graph, cost=[cost.get(i, own) for i, own in enumerate(graph.cost)])
+        return graph.with_cost([cost(i) for i in range(len(graph.cost))])
+    return graph.with_cost([cost.get(i, own) for i, own in enumerate(graph.cost)])
 
 
 def _earliest(plan: Plan) -> tuple[list[float], list[float]]:

@@ -15,9 +15,11 @@ MODULES = ["tinygraph", *(module.name for module in pkgutil.walk_packages(tinygr
 
 
 def public_names(module):
-    """Whatever one can reach without an underscore, apart from the rooms themselves."""
-    named = ((name, getattr(module, name)) for name in dir(module) if not name.startswith("_"))
-    return [name for name, value in named if not isinstance(value, types.ModuleType)]
+    """What of ours one can reach without an underscore, apart from the rooms themselves."""
+    for name, value in vars(module).items():
+        owner = getattr(value, "__module__", None) or type(value).__module__
+        if not name.startswith("_") and not isinstance(value, types.ModuleType) and owner.startswith("tinygraph"):
+            yield name
 
 
 def is_explained(value):
@@ -35,7 +37,9 @@ def public_members(cls):
 
 
 def test_the_front_door_is_the_list():
-    assert set(tinygraph.__all__) == set(public_names(tinygraph))
+    reached = [getattr(tinygraph, name) for name in tinygraph.__all__]  # some come when they are asked for
+    assert len(reached) == len(set(tinygraph.__all__))
+    assert set(public_names(tinygraph)) <= set(tinygraph.__all__)
     assert tinygraph.__all__ == sorted(tinygraph.__all__, key=str.casefold)
 
 

@@ -109,8 +109,12 @@ async def _value(engine: Engine, future: Future[Any]) -> Any:
     loop = asyncio.get_running_loop()
     settled = loop.create_future()
 
+    def finish() -> None:
+        if not settled.done():
+            settled.set_result(None)
+
     def tell(_: Future[Any]) -> None:
-        loop.call_soon_threadsafe(lambda: settled.done() or settled.set_result(None))
+        loop.call_soon_threadsafe(finish)
 
     if future.state not in SETTLED:
         engine.watch(future, tell)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
 from concurrent.futures import Future as Job
 from queue import Empty
@@ -30,8 +29,7 @@ class Jobs:
 
     apart = True
 
-    def __init__(self, pool: Callable[[], Executor] | Executor, workers: int) -> None:
-        # A pool of our own is made by the run that first needs it, and not for calls that all run in the driver.
+    def __init__(self, pool: Executor, workers: int) -> None:
         self._pool = pool
         self._workers = workers
         self._jobs: dict[Future[Any], Job[Any]] = {}
@@ -80,12 +78,10 @@ class Jobs:
             self._submit(engine, bodies, call)
 
     def _window(self) -> int:
-        # One more than it has workers: none of them waits for us, and what lies in its queue is no longer ours to order.
+        # One more than it has workers: none of them waits for us. What lies in its queue is no longer ours to order.
         return int(getattr(self._pool, "_max_workers", None) or self._workers) + 1
 
     def _submit(self, engine: Engine, bodies: Bodies, call: Future[Any]) -> None:
-        if not isinstance(self._pool, Executor):
-            self._pool = self._pool() if callable(self._pool) else self._pool
         began = perf_counter()
         try:
             args, kwargs = arguments_of(call, fetched)

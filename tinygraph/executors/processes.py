@@ -47,7 +47,7 @@ class Processes:
                     if engine.is_stuck():
                         engine.refuse_cycle()
                         return
-                    if engine.queue:
+                    if engine.queue or (engine.dropped and workers is not None):
                         # Processes start with the first call that needs one, and not for calls that only record.
                         if workers is None:
                             workers = pool(self.workers)

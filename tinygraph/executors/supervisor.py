@@ -1,8 +1,8 @@
 """The supervisor of a pool of worker processes: who gets which task, what came back, and what to do about a death.
 
-No queue, lock or semaphore is shared between workers, so the death of one, at any moment, concerns its own tasks only: it
-shows as the end of its pipe. What it had finished is in its ledger, what it was running is tried again alone, and what
-it had not begun goes back to the ready queue.
+No queue, lock or semaphore is shared between workers, so the death of one, at any moment, concerns its own tasks only:
+it shows as the end of its pipe. What it had finished is in its ledger, what it was running is tried again alone, and
+what it had not begun goes back to the ready queue.
 
 The supervisor takes ready calls from the engines of the runs that are open, sends them out in chunks, and settles what
 comes back. It never waits for one worker: messages are small, and large values cross in files. What it does to
@@ -21,12 +21,12 @@ from typing import Any, Protocol
 from tinygraph.capture import ATOMS
 from tinygraph.definition import Definition
 from tinygraph.engine import Engine
-from tinygraph.errors import PayloadError, WorkerLost
+from tinygraph.errors import CancelledError, PayloadError, WorkerLost
 from tinygraph.executors.bodies import arguments_of, too_slow
 from tinygraph.executors.envelope import rebuild_error, why_unpicklable
 from tinygraph.executors.transfer import Kept, Outbox, Parcel, Segments, dumps
-from tinygraph.executors.worker import EXPANDED, PARCEL, PLAIN, RAISED, SMALL
-from tinygraph.future import Future
+from tinygraph.executors.worker import EXPANDED, PLAIN, RAISED, SMALL
+from tinygraph.future import Future, State
 from tinygraph.portable import unpack
 
 # Small tasks travel together: about this much work, in seconds, in one message.
@@ -163,6 +163,7 @@ class Supervisor:
     def step(self) -> None:
         """Hand out what is ready, wait for news, and act on it."""
         self._dismiss_surplus()
+        self._stop_dropped()
         self._feed()
         speaking = self.machine.listen(self._hands, self._patience())
         for member in speaking:
@@ -397,6 +398,8 @@ class Supervisor:
         error: BaseException
         if hand.late:
             error = too_slow(call)
+        elif call.state is not State.RUNNING:
+            error = CancelledError(f"{call.name!r} was cancelled")
         else:
             lost = self._lost[call] = self._lost.get(call, 0) + 1
             if lost < ATTEMPTS and engine in self._outboxes:
@@ -422,6 +425,16 @@ class Supervisor:
         if surplus > 0:
             for hand in [hand for hand in self._hands.values() if not hand.tasks][:surplus]:
                 self._dismiss(hand)
+
+    def _stop_dropped(self) -> None:
+        """Kill the workers of calls that were cancelled while they ran."""
+        for engine in self._engines:
+            while engine.dropped:
+                call = engine.dropped.pop()
+                for hand in self._hands.values():
+                    number, _ = hand.member.running()
+                    if number in hand.tasks and hand.tasks[number].call is call:
+                        hand.member.kill()
 
     def _let_go(self, task: Task) -> None:
         if task.parcel is not None:
