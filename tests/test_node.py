@@ -352,7 +352,7 @@ class Options(TypedDict):
         (Any, [1, None, "x"], []),
         (object, [1, None], []),
         (int | None, [1, None], ["x", True]),
-        (Optional[str], ["x", None], [1]),
+        (Optional[str], ["x", None], [1]),  # noqa: UP045  as older code spells it
         (list[int], [[], [1, 2]], [(1,), ["x"], {1: 2}]),
         (dict[str, Any], [{}, {"a": object()}], [{1: 2}, [("a", 1)]]),
         (set[int], [{1}], [{"x"}, [1]]),

@@ -9,6 +9,7 @@ import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -283,6 +284,19 @@ def test_a_new_run_of_what_failed_raises_the_same():
         with pytest.raises(ZeroDivisionError) as caught:
             add(bad, 1).resolve(executor="inline")
         assert len(caught.value.__notes__) == 1
+
+
+@pytest.mark.parametrize("executor", HERE)
+def test_a_result_that_is_refused_fails_its_own_call(executor):
+    """
+    hides ✗      add
+    """
+    hides = Node(lambda: SimpleNamespace(future=add(1, 2)), name="hides")()
+    result = run(Graph(hides, add(3, 4)), executor=executor, on_error="continue")
+    [failure] = result.failures
+    assert (failure.future, type(failure.exception)) == (hides, RecordError)
+    assert result.graph.targets[1].state == "finished"
+    assert "in node hides, called at" in failure.exception.__notes__[0]
 
 
 # Retries

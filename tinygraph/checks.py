@@ -30,11 +30,14 @@ class Check:
     (True, False, True)
     """
 
-    __slots__ = ("annotation", "fits")
+    __slots__ = ("annotation", "fits", "sources", "usual")
 
     def __init__(self, annotation: Any) -> None:
         self.annotation = annotation
         self.fits: Callable[[Any], bool] = _fits(annotation)
+        # Nearly every argument is of the very class that was asked for, or comes from a node that came before.
+        self.usual = annotation if isinstance(annotation, type) else None
+        self.sources: set[Any] = set()
 
     def __repr__(self) -> str:
         annotation = self.annotation
@@ -79,6 +82,14 @@ def parameters_of(function: Any) -> tuple[str, ...]:
     names: tuple[str, ...] = code.co_varnames[: code.co_argcount]
     bound = isinstance(function, type) or getattr(target, "__self__", None) is not None
     return names[1:] if bound else names
+
+
+def surely_fit(columns: tuple[Check | None, ...], args: Any) -> bool:
+    """Whether each argument is of the very class that its check asks for; False where a closer look is needed."""
+    for check, arg in zip(columns, args, strict=False):
+        if check is not None and type(arg) is not check.usual:
+            return False
+    return True
 
 
 def check_arguments(

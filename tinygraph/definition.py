@@ -8,7 +8,7 @@ from enum import Enum
 from types import FunctionType
 from typing import Any
 
-from tinygraph.checks import Check, checks_of
+from tinygraph.checks import Check, checks_of, parameters_of
 from tinygraph.errors import ArgumentError, DefinitionError, OptionError
 
 _VARARGS, _VARKEYWORDS, _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x04, 0x08, 0x20, 0x80, 0x200
@@ -79,6 +79,7 @@ class Definition:
             self.outputs = _outputs_of(function)
         self.fewest, self.most = _arity(function)
         self._checks: dict[str, Check] | None = None
+        self.columns: tuple[Check | None, ...] = ()  # the same by position
         # Found by a walk over the code, when a run first asks: what it names may be defined further down.
         self.calls_nodes: bool | None = None
         self.captures: bool | None = None
@@ -159,16 +160,17 @@ class Definition:
         """
         if self._checks is None:
             self._checks = checks_of(self.function) if self.check else {}
+            self.columns = tuple([self._checks.get(name) for name in parameters_of(self.function)])
         return self._checks
 
     def __repr__(self) -> str:
         return f"<Node {self.name}>"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _checks=None, calls_nodes=None, captures=None)
+        self.__dict__.update(state, _checks=None, columns=(), calls_nodes=None, captures=None)
 
     def __getstate__(self) -> dict[str, Any]:
-        found_again = ("_checks", "calls_nodes", "captures")
+        found_again = ("_checks", "columns", "calls_nodes", "captures")
         return {name: value for name, value in self.__dict__.items() if name not in found_again}
 
 

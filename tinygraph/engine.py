@@ -24,7 +24,7 @@ from typing import Any
 from tinygraph.blame import blame, longer_path, text_of, too_deep, unfinished_cycle
 from tinygraph.capture import Nested
 from tinygraph.definition import Definition, Kind
-from tinygraph.errors import CancelledError, CycleError, OutputError, ReleasedError, TinygraphError, UpstreamFailed
+from tinygraph.errors import CancelledError, CycleError, OutputError, RecordError, ReleasedError, UpstreamFailed
 from tinygraph.future import Elsewhere, Future, Missing, State, claiming, fetched
 from tinygraph.node import open_up
 from tinygraph.reach import calls_nodes, captured_futures
@@ -334,7 +334,10 @@ class Engine:
         try:
             open_up(call, made, value)
         except RecursionError:
-            self.fail(call, TinygraphError(f"{call.name!r} returned a container that holds itself"))
+            self.fail(call, RecordError(f"{call.name!r} returned a container that holds itself"))
+            return
+        except RecordError as error:  # a future hidden in the result
+            self.fail(call, error)
             return
         expansion = call.expansion
         assert expansion is not None

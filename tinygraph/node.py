@@ -208,6 +208,20 @@ class Node(Definition, Generic[P, R]):
         checks = self.checks
         if not checks:
             return
+        if not kwargs:
+            for check, arg in zip(self.columns, args, strict=False):
+                if check is not None and type(arg) is not check.usual:
+                    if type(arg) is Future and arg.definition in check.sources:
+                        continue
+                    break
+            else:
+                return
+        self._check_closely(checks, args, kwargs)
+        for check, arg in zip(self.columns, args, strict=False):
+            if check is not None and type(arg) is Future:
+                check.sources.add(arg.definition)
+
+    def _check_closely(self, checks: dict[str, Check], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         parameters = parameters_of(self.function)
         check_arguments(self.name, checks, parameters, args, kwargs, Future)
         for parameter, arg in [*zip(parameters, args, strict=False), *kwargs.items()]:

@@ -62,7 +62,7 @@ def _executor(value: Any) -> Any:
     if isinstance(value, str):
         if value not in ("inline", "threads", "processes"):
             raise OptionError(f"executor must be 'inline', 'threads', 'processes' or an Executor, not {value!r}")
-    elif not callable(getattr(value, "submit", None)):
+    elif not (callable(getattr(value, "submit", None)) or callable(getattr(value, "drive", None))):
         raise OptionError(f"executor must be 'inline', 'threads', 'processes' or an Executor, not {value!r}")
     return value
 

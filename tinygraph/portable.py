@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from tinygraph.capture import Nested, futures_in
-from tinygraph.future import MISSING, Expansion, Future, Place, State, restored
+from tinygraph.future import MISSING, Expansion, Future, Place, State, fetched, restored
 
 # Futures that have crossed, so that one that comes twice, or comes home, is one. It keeps none of them alive.
 _known: WeakValueDictionary[tuple[str, int], Future[Any]] = WeakValueDictionary()
@@ -93,7 +93,7 @@ def table(futures: Iterable[Future[Any]]) -> list[dict[str, Any]]:
                 "depth": call.depth,
                 "caller": index.get(call.caller) if call.caller is not None else None,
                 "state": call.state if settled else State.WAITING,
-                "value": call.value if settled else MISSING,
+                "value": fetched(call.value) if settled else MISSING,
                 "extra": {name: getattr(call, name) for name in ("type", "default") if hasattr(type(call), name)},
             }
         )

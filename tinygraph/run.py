@@ -59,7 +59,7 @@ class Run:
         self.wait()
         if self._error is not None:
             raise self._error
-        values = tuple([_value(target) for target in self._targets])
+        values = tuple([_value(target) for target in self._wanted])
         return values if self._as_tuple else values[0]
 
     @property

@@ -150,6 +150,7 @@ def test_generators_and_coroutines_are_nodes_like_any_other(kind):
     assert add(Node(_at_once)(same(1)), 1).resolve() == 3
 
 
+@pytest.mark.timeout(10)
 def test_a_coroutine_may_await_a_call_that_runs_on_a_worker(kind):
     assert Node(_later)(3).resolve() == 7
     assert add(Node(_later)(same(1)), Node(_later)(same(2))).resolve() == 8
@@ -500,3 +501,11 @@ def test_a_run_that_does_not_block_can_be_cancelled(kind):
     except CancelledError:
         pass
     assert add(1, 2).resolve() == 3
+
+
+def test_a_future_that_was_resolved_travels_with_its_value(kind):
+    future = Node(bytes)(200_000)
+    future.resolve()
+    assert pickle.loads(pickle.dumps(future)) is future
+    assert Node(len)(future).resolve() == 200_000
+    assert future.resolve() == bytes(200_000)

@@ -8,12 +8,15 @@ from time import perf_counter
 from typing import Any
 
 from tinygraph.capture import Nested
-from tinygraph.checks import check_arguments
+from tinygraph.checks import check_arguments, surely_fit
 from tinygraph.definition import Definition, Kind
 from tinygraph.engine import Engine
 from tinygraph.errors import NodeExit, NodeTimeout
-from tinygraph.future import Elsewhere, Future, Recorder, recording
+from tinygraph.future import Elsewhere, Future, Recorder, fetched, recording
 from tinygraph.node import parameters_of
+
+
+_LEAF = Kind.LEAF  # looked up at every call, and an enum's attribute is slow
 
 
 class Recipe:
@@ -70,13 +73,15 @@ class Bodies:
         recorder.depth = call.depth + 1
         began = perf_counter()
         try:
-            if definition.kind is Kind.LEAF and not definition._checks and not call.kwargs and not engine.apart:
-                args: Any = call.args
+            args: Any = call.args
+            if definition.kind is _LEAF and not call.kwargs and not engine.apart:
                 needs = call.dependencies
                 if needs is args:
-                    value = definition.function(*[need.value for need in needs])
+                    args = [need.value for need in needs]
                 elif needs:
-                    value = definition.function(*self.arguments(call)[0])
+                    args = self.arguments(call)[0]
+                if definition._checks and not surely_fit(definition.columns, args):
+                    value = run_body(definition, "", args, {})
                 else:
                     value = definition.function(*args)
             else:
@@ -135,6 +140,12 @@ def arguments_of(call: Future[Any], use: Callable[[Any], Any]) -> tuple[list[Any
 
     args = [argument(arg) for arg in call.args or ()]
     return args, {name: argument(arg) for name, arg in (call.kwargs or {}).items()}
+
+
+def usable_here(value: Any) -> Any:
+    """Return a value as a body anywhere in this process can use it."""
+    value = fetched(value)
+    return value.live() if type(value) is Recipe else value
 
 
 def run_body(definition: Definition, identity: str, args: list[Any], kwargs: dict[str, Any]) -> Any:

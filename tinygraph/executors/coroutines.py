@@ -76,6 +76,7 @@ class Coroutines:
             with engine.lock:
                 engine.demand([*recorder.calls[claimed:], future])
                 claimed = len(recorder.calls)
+            engine.wake.put(None)
             return await _value(engine, future)
 
         recorder.demand = demand
@@ -114,7 +115,10 @@ async def _value(engine: Engine, future: Future[Any]) -> Any:
             settled.set_result(None)
 
     def tell(_: Future[Any]) -> None:
-        loop.call_soon_threadsafe(finish)
+        try:
+            loop.call_soon_threadsafe(finish)
+        except RuntimeError:  # the run has ended, and its loop with it: nobody waits any more
+            return
 
     if future.state not in SETTLED:
         engine.watch(future, tell)

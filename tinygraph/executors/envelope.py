@@ -13,7 +13,7 @@ from typing import Any
 from tinygraph.capture import parts_of
 from tinygraph.definition import Definition
 from tinygraph.errors import NodeError, PayloadError
-from tinygraph.executors.bodies import Recipe, exit_of, run_body
+from tinygraph.executors.bodies import exit_of, run_body
 from tinygraph.future import Future, Recorder, recording
 from tinygraph.node import parameters_of
 from tinygraph.portable import pack, unpack
@@ -107,8 +107,6 @@ def perform_here(definition: Definition, identity: str, args: list[Any], kwargs:
     """Run one call in a thread of the driver's process, where nothing needs to be encoded."""
     began, worker = perf_counter(), threading.get_ident()
     try:
-        args = [arg.live() if type(arg) is Recipe else arg for arg in args]
-        kwargs = {name: arg.live() if type(arg) is Recipe else arg for name, arg in kwargs.items()}
         value, made = _run(definition, identity, args, kwargs)
         return Outcome(value, None, perf_counter() - began, worker, made)
     except BaseException as error:

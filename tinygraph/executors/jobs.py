@@ -11,7 +11,7 @@ from typing import Any
 from tinygraph.definition import Kind
 from tinygraph.engine import Engine
 from tinygraph.errors import WorkerLost
-from tinygraph.executors.bodies import Bodies, arguments_of
+from tinygraph.executors.bodies import Bodies, arguments_of, usable_here
 from tinygraph.executors.coroutines import Coroutines
 from tinygraph.executors.envelope import Outcome, decode, encode, perform, perform_here
 from tinygraph.future import Future, fetched
@@ -84,12 +84,13 @@ class Jobs:
     def _submit(self, engine: Engine, bodies: Bodies, call: Future[Any]) -> None:
         began = perf_counter()
         try:
-            args, kwargs = arguments_of(call, fetched)
             identity = f"{call.name}#{call.number}"
             if isinstance(self._pool, ThreadPoolExecutor):
-                job: Job[Any] = self._pool.submit(perform_here, call.definition, identity, args, kwargs)
+                job: Job[Any] = self._pool.submit(
+                    perform_here, call.definition, identity, *arguments_of(call, usable_here)
+                )
             else:
-                job = self._pool.submit(perform, encode(call.definition, identity, args, kwargs))
+                job = self._pool.submit(perform, encode(call.definition, identity, *arguments_of(call, fetched)))
         except BaseException as error:
             with engine.lock:
                 engine.raised(call, error, began, -1)

@@ -28,7 +28,7 @@ class Ledger:
     >>> import tempfile
     >>> path = tempfile.mkdtemp() + "/ledger"
     >>> supervisor, worker = Ledger.create(path), Ledger(path)
-    >>> worker.begin(7); worker.note(b"out"); supervisor.task, supervisor.outcomes()
+    >>> worker.begin(7); _ = worker.note(b"out"); supervisor.task, supervisor.outcomes()
     (7, [b'out'])
     >>> worker.clear(); supervisor.outcomes()
     []

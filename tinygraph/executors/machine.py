@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import tempfile
-from collections.abc import Iterable
-from multiprocessing.connection import Pipe, wait
+from multiprocessing.connection import Pipe
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector
+from struct import Struct
 from time import monotonic
 from typing import Any
 
@@ -20,19 +22,28 @@ from tinygraph.executors.transfer import Segments
 from tinygraph.executors.worker import main
 
 _THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_LENGTH, _LONG, _LONGEST = Struct("!i"), Struct("!Q"), 0x7FFFFFFF
+_PIECE = 1 << 18  # bytes that are read or written at once
+_NOW = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+_READS = 16  # pieces that are read from one worker before the others get their turn
 
 
 class Member:
-    """One worker process: its pipe, its ledger, its life."""
+    """One worker process: its pipe, its ledger, its life.
 
-    def __init__(self, number: int, segments: Segments, environment: dict[str, str]) -> None:
+    Nothing here waits for the process, whatever that does or fails to do: what it cannot take yet is kept for later,
+    and of a message that came in half the rest is awaited with everything else. Messages are framed as `Connection`
+    does it, because the process at the other end uses one.
+    """
+
+    def __init__(self, number: int, segments: Segments, environment: dict[str, str], ears: BaseSelector) -> None:
         from loky.backend import get_context
 
         self.number = number
         folder = segments.folders[0] if segments.folders else tempfile.gettempdir()
         self._path = os.path.join(folder, f"ledger-{os.getpid()}-{number}")
         self._ledger = Ledger.create(self._path)
-        self.pipe, theirs = Pipe(duplex=True)
+        pipe, theirs = Pipe(duplex=True)
         self._process = get_context("loky").Process(
             target=main,
             args=(theirs, self._path, segments.folder, os.getpid()),
@@ -40,8 +51,24 @@ class Member:
             daemon=True,
             env=environment,
         )
-        self._process.start()
-        theirs.close()
+        try:
+            self._process.start()
+        except BaseException:
+            pipe.close()
+            self._forget_ledger()
+            raise
+        finally:
+            theirs.close()
+        self._pipe = socket.socket(fileno=os.dup(pipe.fileno()))
+        pipe.close()
+        self._incoming = bytearray()
+        self._outgoing = bytearray()
+        # The end of the pipe tells of a death, unless a process that the worker forked holds that end as well.
+        self.life = _life_of(self._process)
+        self.has_ended = False
+        self._ears = ears
+        ears.register(self._pipe, EVENT_READ, self)
+        ears.register(self.life, EVENT_READ, self)
 
     @property
     def pid(self) -> int:
@@ -50,21 +77,76 @@ class Member:
 
     def send(self, message: bytes) -> None:
         """Send a chunk of tasks. A worker that has died cannot be told: its pipe will say so."""
+        size = len(message)
+        head = _LENGTH.pack(size) if size <= _LONGEST else _LENGTH.pack(-1) + _LONG.pack(size)
+        waiting = bool(self._outgoing)
+        self._outgoing += head
+        self._outgoing += message
+        if not waiting and not self._flush():
+            self._ears.modify(self._pipe, EVENT_READ | EVENT_WRITE, self)
+
+    def send_more(self) -> None:
+        """Go on with what the pipe did not take at once, now that it takes more."""
+        if self._flush():
+            self._ears.modify(self._pipe, EVENT_READ, self)
+
+    def _flush(self) -> bool:
+        """Send what the pipe takes; return whether that was all."""
         try:
-            self.pipe.send_bytes(message)
+            while self._outgoing:
+                with memoryview(self._outgoing) as view, view[:_PIECE] as piece:
+                    sent = self._pipe.send(piece, _NOW)
+                del self._outgoing[:sent]
+        except BlockingIOError:
+            return False
         except OSError:
-            return
+            self._outgoing.clear()
+        return True
 
     def receive(self) -> list[bytes] | None:
         """Return the outcomes that have come in; None when the worker is gone, and nothing is left to read."""
+        is_over = self.has_ended
         outcomes: list[bytes] = []
         try:
-            while True:
-                outcomes += pickle.loads(self.pipe.recv_bytes())
-                if not self.pipe.poll():
-                    return outcomes
-        except (EOFError, OSError):
-            return outcomes or None
+            for _ in range(_READS):
+                got = self._pipe.recv(_PIECE, _NOW)
+                if not got:
+                    is_over = True
+                    break
+                self._incoming += got
+                if len(got) < _PIECE and not self.has_ended:
+                    break
+            else:
+                is_over = False  # there is more: the others get their turn before
+        except BlockingIOError:
+            pass
+        except OSError:
+            is_over = True
+        try:
+            for message in self._whole_messages():
+                outcomes += pickle.loads(message)
+        except Exception:  # a node wrote into the pipe
+            is_over = True
+        return outcomes if outcomes or not is_over else None
+
+    def _whole_messages(self) -> list[bytes]:
+        """Take the messages that are complete out of what has come in."""
+        found: list[bytes] = []
+        buffer, at = self._incoming, 0
+        while len(buffer) - at >= _LENGTH.size:
+            (size,), start = _LENGTH.unpack_from(buffer, at), at + _LENGTH.size
+            if size == -1:
+                if len(buffer) - start < _LONG.size:
+                    break
+                (size,), start = _LONG.unpack_from(buffer, start), start + _LONG.size
+            if size < 0:
+                raise ValueError("no message has such a length")
+            if len(buffer) - start < size:
+                break
+            found.append(bytes(buffer[start : start + size]))
+            at = start + size
+        del buffer[:at]
+        return found
 
     def running(self) -> tuple[int, float]:
         """Return the task that was begun last, 0 for none, and when."""
@@ -86,14 +168,21 @@ class Member:
         """Reap the process and free what belonged to it; return its exit code."""
         self.kill()
         self._process.join()
-        self.pipe.close()
+        self._ears.unregister(self._pipe)
+        self._ears.unregister(self.life)
+        self._pipe.close()
+        if self.life != self._process.sentinel:
+            os.close(self.life)
+        self._forget_ledger()
+        code = self._process.exitcode
+        return None if code is None else int(code)
+
+    def _forget_ledger(self) -> None:
         self._ledger.close()
         try:
             os.unlink(self._path)
         except FileNotFoundError:
             pass
-        code = self._process.exitcode
-        return None if code is None else int(code)
 
 
 class Machine:
@@ -103,6 +192,8 @@ class Machine:
         self._segments = segments
         self._ear, self._bell = Pipe(duplex=False)
         self._rung = False
+        self._ears = DefaultSelector()
+        self._ears.register(self._ear, EVENT_READ, None)
 
     def now(self) -> float:
         """Return the time in seconds."""
@@ -112,16 +203,24 @@ class Machine:
         """Start a worker process, one of so many."""
         # The threads of numerical libraries, times the workers, are not to be more than the cores.
         threads = str(max(1, (os.cpu_count() or 1) // workers))
-        return Member(number, self._segments, {name: os.environ.get(name, threads) for name in _THREAD_LIMITS})
+        environment = {name: os.environ.get(name, threads) for name in _THREAD_LIMITS}
+        return Member(number, self._segments, environment, self._ears)
 
-    def listen(self, members: Iterable[Member], timeout: float | None) -> list[Member]:
+    def listen(self, timeout: float | None) -> list[Member]:
         """Wait until a worker has something to say, the bell rings, or the time is over; return who speaks."""
-        by_pipe: dict[Any, Member] = {member.pipe: member for member in members}
-        ready = wait([self._ear, *by_pipe], timeout)
-        if self._ear in ready:
-            self._rung = False
-            self._ear.recv_bytes()
-        return [by_pipe[pipe] for pipe in ready if pipe in by_pipe]
+        speaking: dict[Member, None] = {}
+        for key, events in self._ears.select(timeout):
+            member: Member | None = key.data
+            if member is None:
+                self._rung = False
+                self._ear.recv_bytes()
+                continue
+            if events & EVENT_WRITE:
+                member.send_more()
+            if events & EVENT_READ:
+                member.has_ended = member.has_ended or key.fd == member.life
+                speaking[member] = None
+        return list(speaking)
 
     def ring(self) -> None:
         """End the waiting; from any thread."""
@@ -134,7 +233,16 @@ class Machine:
 
     def close(self) -> None:
         """Free what belongs to the machine itself."""
+        self._ears.close()
         self._ear.close()
         self._bell.close()
 
 
+def _life_of(process: Any) -> int:
+    """Return a file number that can be read from once a process has ended."""
+    if hasattr(os, "pidfd_open"):
+        try:
+            return os.pidfd_open(process.pid)
+        except OSError:  # an old kernel
+            pass
+    return int(process.sentinel)

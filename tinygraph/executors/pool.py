@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from tinygraph.engine import Engine
+from tinygraph.errors import WorkerLost
 from tinygraph.executors.machine import Machine
 from tinygraph.executors.supervisor import Supervisor
 from tinygraph.executors.transfer import Segments
@@ -45,6 +46,10 @@ class Pool:
             supervisor.enter(engine)
 
         self._order(enter)
+        # Looked at after ordering, as the thread says so before it reads its last orders: one of the two sees it.
+        if self._closing:
+            with engine.lock:
+                engine.stop(WorkerLost("the pool of worker processes was shut down"))
 
     def close(self, engine: Engine) -> None:
         """Stop serving a run, and stop what it still has running; returns when that is done."""
@@ -90,6 +95,9 @@ class Pool:
             raise
         finally:
             self._closing = True
+            while self._orders:
+                self._orders.popleft()()
+            supervisor.stop(WorkerLost("the pool of worker processes was shut down"))
             supervisor.close()
             self._machine.close()
             self._segments.close()

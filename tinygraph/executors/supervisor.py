@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from tinygraph.capture import ATOMS
 from tinygraph.definition import Definition
 from tinygraph.engine import Engine
-from tinygraph.errors import CancelledError, PayloadError, WorkerLost
+from tinygraph.errors import PayloadError, WorkerLost
 from tinygraph.executors.bodies import arguments_of, too_slow
 from tinygraph.executors.envelope import rebuild_error, why_unpicklable
 from tinygraph.executors.transfer import Kept, Outbox, Parcel, Segments, dumps
@@ -39,11 +39,11 @@ AHEAD = 0.002
 FEW = 16
 # How often a task whose worker died is tried in all.
 ATTEMPTS = 3
-# A message that is longer than this could fill the pipe of a worker that is busy, and make us wait for it.
-LONGEST_MESSAGE = 1 << 14
+# After so many workers in a row that died without having begun anything, there is no use in starting more.
+STILLBORN = 10
 # Seconds after which workers without work are let go.
 IDLE_TIMEOUT = 60.0
-# A run that ends leaves tasks alone that are expected to end within so many seconds.
+# A task that nobody waits for any more is left alone for so many seconds, in case that it ends by itself.
 GRACE = 0.05
 # What a task is expected to take before any of its kind has ended.
 UNKNOWN = 1.0
@@ -69,7 +69,7 @@ class Machine(Protocol):
 
     def now(self) -> float: ...
     def launch(self, number: int, workers: int) -> Any: ...
-    def listen(self, members: Any, timeout: float | None) -> Any: ...
+    def listen(self, timeout: float | None) -> Any: ...
 
 
 class Task:
@@ -87,14 +87,16 @@ class Task:
 class Hand:
     """A worker with the supervisor's books on it."""
 
-    __slots__ = ("ahead", "known", "late", "member", "tasks")
+    __slots__ = ("ahead", "alone", "known", "late", "left", "member", "tasks")
 
     def __init__(self, member: Member) -> None:
         self.member = member
         self.tasks: dict[int, Task] = {}  # sent and not reported, in order
         self.ahead = 0.0  # expected seconds of work in them
+        self.alone = False  # its task may have to be killed: nothing is sent after it, to die with it
         self.known: set[int] = set()  # the definitions that it was sent
-        self.late = False  # killed, because its task took too long
+        self.left: float | None = None  # since when nobody waits for the task that it runs
+        self.late = 0  # the task for which it was killed, because that took too long
 
 
 class Supervisor:
@@ -115,6 +117,7 @@ class Supervisor:
         self._durations: dict[Definition, float] = {}
         self._lost: dict[Future[Any], int] = {}  # how many workers died while they had the call
         self._alone: deque[Task] = deque()  # suspects: each is run by a worker that has nothing else
+        self._stillborn = 0  # how many workers in a row died without having begun anything
         self._idle_since = machine.now()
 
     # Runs
@@ -132,6 +135,7 @@ class Supervisor:
         self._outboxes.pop(engine).close()
         self._idle_since = self.machine.now()
         self._alone = deque(task for task in self._alone if task.engine is not engine)
+        self._lost = {call: lost for call, lost in self._lost.items() if call._engine is not engine}
         for definition, (index, code, user) in self._definitions.items():
             if user is engine:  # the code is likely to be needed again; the run itself is let go
                 self._definitions[definition] = (index, code, None)
@@ -158,23 +162,35 @@ class Supervisor:
         """Whether it serves any run."""
         return bool(self._engines)
 
+    @property
+    def working(self) -> bool:
+        """Whether any worker has anything to do."""
+        return any(hand.tasks for hand in self._hands.values())
+
+    @property
+    def waits(self) -> bool:
+        """Whether any task waits for a worker to be free, that it may have it for itself."""
+        return bool(self._alone)
+
     # One step
 
     def step(self) -> None:
         """Hand out what is ready, wait for news, and act on it."""
         self._dismiss_surplus()
-        self._stop_dropped()
+        for engine in self._engines:
+            if engine.dropped:  # they woke us; the workers that have them are found by `_deadline`
+                with engine.lock:
+                    engine.dropped.clear()
         self._feed()
-        speaking = self.machine.listen(self._hands, self._patience())
-        for member in speaking:
+        for member in self.machine.listen(self._patience()):
             hand = self._hands[member]
             outcomes = member.receive()
             if outcomes is None:
                 self._bury(hand)
-            else:
+            elif outcomes:
+                self._stillborn = 0
                 self._take_report(hand, outcomes)
-        if not speaking:
-            self._mind_the_time()
+        self._mind_the_time()
 
     def _patience(self) -> float | None:
         """Return the seconds until something must be done without news."""
@@ -189,22 +205,33 @@ class Supervisor:
         for hand in list(self._hands.values()):
             deadline = self._deadline(hand)
             if deadline is not None and now >= deadline:
-                hand.late = True
+                hand.late = next(iter(hand.tasks))
                 hand.member.kill()
             elif not self._engines and now >= self._idle_since + IDLE_TIMEOUT:
                 self._dismiss(hand)
 
     def _deadline(self, hand: Hand) -> float | None:
-        """Return when the task that a worker is running must have ended; tasks with a timeout travel alone."""
+        """Return when the task that a worker is running must have ended: its node says so, or nobody waits for it."""
         if hand.late:
             return None
         for task in hand.tasks.values():
-            timeout = task.call.definition.timeout
-            if timeout is None:
-                return None
-            number, began = hand.member.running()
-            return (began if number == task.number else self.machine.now()) + timeout
+            if self._is_wanted(task):
+                hand.left = None
+                timeout = task.call.definition.timeout
+                if timeout is None:
+                    return None
+                number, began = hand.member.running()
+                return (began if number == task.number else self.machine.now()) + timeout
+            if hand.left is None:
+                hand.left = self.machine.now()
+            return hand.left + GRACE
+        hand.left = None
         return None
+
+    def _is_wanted(self, task: Task) -> bool:
+        """Whether anybody waits for a task: its run may be over, or it was cancelled."""
+        call, engine = task.call, task.engine
+        return call.state is State.RUNNING and call._engine is engine and engine in self._outboxes
 
     # Handing out
 
@@ -219,10 +246,11 @@ class Supervisor:
         """Return the worker that should be sent something: an idle one, a new one, one that soon will be idle."""
         best: Hand | None = None
         for hand in self._hands.values():
-            if not hand.late and (best is None or hand.ahead < best.ahead):
-                best = hand
-                if not hand.tasks:
+            if not hand.tasks:
+                if not hand.late:
                     return hand
+            elif not (hand.late or hand.alone) and (best is None or hand.ahead < best.ahead):
+                best = hand
         if len(self._hands) < self.workers:
             member = self.machine.launch(next(self._numbers), self.workers)
             hand = self._hands[member] = Hand(member)
@@ -233,11 +261,16 @@ class Supervisor:
 
     def _send_next(self, hand: Hand) -> bool:
         """Send a worker its next chunk; return whether there was one."""
-        if self._alone:
+        while self._alone:
             if hand.tasks:
                 return False
-            self._send(hand, [self._alone.popleft()])
-            return True
+            task = self._alone.popleft()
+            if self._is_wanted(task):
+                self._send(hand, [task])
+                hand.alone = True
+                return True
+            with task.engine.lock:
+                task.engine.give_back(task.call)
         for engine in self._engines:
             tasks = self._take_chunk(engine)
             if tasks:
@@ -245,6 +278,7 @@ class Supervisor:
                     self._engines.remove(engine)
                     self._engines.append(engine)
                 self._send(hand, tasks)
+                hand.alone = tasks[-1].call.definition.timeout is not None
                 return True
         return False
 
@@ -290,15 +324,7 @@ class Supervisor:
             hand.ahead += self._durations.get(call.definition, UNKNOWN) + PER_TASK
         if not rows:
             return
-        message = pickle.dumps((definitions, rows))
-        if len(message) <= LONGEST_MESSAGE or hand.tasks.keys() == {row[0] for row in rows}:
-            hand.member.send(message)  # short, or to a worker that is waiting for it
-        else:
-            self._spill(hand, message)
-
-    def _spill(self, hand: Hand, message: bytes) -> None:
-        """Send a long message to a busy worker by way of a file."""
-        hand.member.send(message)
+        hand.member.send(pickle.dumps((definitions, rows)))
 
     def _definition(self, definition: Definition, engine: Engine) -> tuple[int, bytes]:
         """Return a node as bytes, and its number: the same as before, unless it changed since another run."""
@@ -391,18 +417,24 @@ class Supervisor:
             else:
                 with task.engine.lock:
                     task.engine.give_back(task.call)
+        self._stillborn = 0 if running or hand.late else self._stillborn + 1
+        if self._stillborn >= STILLBORN:
+            self._stillborn = 0
+            self.stop(WorkerLost(f"the last {STILLBORN} workers died before they could begin a task ({_how(code)})"))
 
     def _suspect(self, task: Task, hand: Hand, code: int | None) -> None:
         """Decide about the task that a dead worker was running: try it again alone, or give it up."""
         engine, call = task.engine, task.call
         error: BaseException
+        if not self._is_wanted(task) or (hand.late and hand.late != task.number):
+            with engine.lock:  # nobody waits for it, or we killed the worker when that had just gone on to this task
+                engine.give_back(call)
+            return
         if hand.late:
             error = too_slow(call)
-        elif call.state is not State.RUNNING:
-            error = CancelledError(f"{call.name!r} was cancelled")
         else:
             lost = self._lost[call] = self._lost.get(call, 0) + 1
-            if lost < ATTEMPTS and engine in self._outboxes:
+            if lost < ATTEMPTS:
                 self._alone.append(task)
                 return
             error = WorkerLost(f"the worker that ran {call.name!r} died {lost} times ({_how(code)})")
@@ -425,16 +457,6 @@ class Supervisor:
         if surplus > 0:
             for hand in [hand for hand in self._hands.values() if not hand.tasks][:surplus]:
                 self._dismiss(hand)
-
-    def _stop_dropped(self) -> None:
-        """Kill the workers of calls that were cancelled while they ran."""
-        for engine in self._engines:
-            while engine.dropped:
-                call = engine.dropped.pop()
-                for hand in self._hands.values():
-                    number, _ = hand.member.running()
-                    if number in hand.tasks and hand.tasks[number].call is call:
-                        hand.member.kill()
 
     def _let_go(self, task: Task) -> None:
         if task.parcel is not None:

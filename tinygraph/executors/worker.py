@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from time import perf_counter, sleep
 from typing import Any
@@ -34,35 +35,97 @@ PLAIN, PARCEL, EXPANDED, RAISED = range(4)  # what sort of outcome it is
 _PR_SET_PDEATHSIG = 1
 
 
+class Bench:
+    """Runs tasks and encodes what came out: a worker without its pipe, so that a simulated one does the very same.
+
+    `clock` tells how long tasks take.
+    """
+
+    def __init__(self, segments: Segments, clock: Callable[[], float] = perf_counter) -> None:
+        self.segments = segments
+        self.clock = clock
+        self.definitions: dict[int, Any] = {}  # bytes until first used
+        self.recorder = Recorder()
+
+    def unpack(self, message: bytes) -> list[tuple[int, int, Any]]:
+        """Learn the definitions that a message brings and return its tasks: number, definition, arguments."""
+        definitions, tasks = pickle.loads(message)
+        self.definitions.update(definitions)
+        return tasks  # type: ignore[no-any-return]
+
+    def definition(self, index: int) -> Any:
+        """Return a definition that a message brought; it is decoded when it is first used."""
+        found = self.definitions[index]
+        if type(found) is bytes:
+            found = self.definitions[index] = pickle.loads(found)
+        return found
+
+    def run(self, task: int, index: int, args: Any) -> bytes:
+        """Run one task and return its outcome; nothing that a user's code does gets past here."""
+        recorder, clock = self.recorder, self.clock
+        recorder.calls, recorder.error = [], None
+        name = "a call"
+        began = clock()
+        try:
+            definition = self.definitions[index]
+            if type(definition) is bytes:
+                definition = self.definition(index)
+            name = definition.name
+            if type(args) is Parcel:
+                args, kwargs = loads(args, self.segments)
+                value = run_body(definition, f"task {task}", args, kwargs)
+            elif definition.kind is Kind.LEAF and not definition.checks:
+                value = definition.function(*args)
+            else:
+                value = run_body(definition, f"task {task}", args, {})
+            seconds = clock() - began
+            if recorder.error is not None:  # raised in the body, and swallowed there
+                raise recorder.error
+            return self._encoded(task, name, value, began, seconds)
+        except BaseException as error:
+            seconds = clock() - began
+            if isinstance(error, SystemExit):
+                error = exit_of(name, error)
+            return pickle.dumps((task, RAISED, began, seconds, describe_error(error)))
+
+    def _encoded(self, task: int, name: str, value: Any, began: float, seconds: float) -> bytes:
+        kind = type(value)
+        made = self.recorder.calls
+        if kind in ATOMS and not made and (kind not in (str, bytes) or len(value) <= SMALL):
+            return pickle.dumps((task, PLAIN, began, seconds, value))
+        travels = bool(made) or isinstance(value, Future)
+        try:
+            parcel = dumps(pack(value, made) if travels else value, self.segments)
+        except Exception as error:
+            raise why_no_way_back(name, value, error) from error
+        return pickle.dumps((task, EXPANDED if travels else PARCEL, began, seconds, parcel))
+
+
 class Worker:
     """Runs the tasks of one supervisor in this process."""
 
     def __init__(self, pipe: Connection, ledger: Ledger, segments: Segments) -> None:
         self.pipe = pipe
         self.ledger = ledger
-        self.segments = segments
-        self.definitions: dict[int, Any] = {}  # bytes until first used
-        self.recorder = Recorder()
-        recording.set(self.recorder)
+        self.bench = Bench(segments)
 
     def serve(self) -> None:
         """Run chunk after chunk until the supervisor closes the pipe, or is gone."""
+        recording.set(self.bench.recorder)
         while True:
             try:
                 message = self.pipe.recv_bytes()
             except (EOFError, OSError):
                 return
-            definitions, tasks = pickle.loads(message)
-            self.definitions.update(definitions)
-            self._run_chunk(tasks)
+            self._run_chunk(self.bench.unpack(message))
 
     def _run_chunk(self, tasks: list[tuple[int, int, Any]]) -> None:
-        begin, note = self.ledger.begin, self.ledger.note
+        begin, run, note = self.ledger.begin, self.bench.run, self.ledger.note
         pending: list[bytes] = []
         reported = perf_counter()
         for task, definition, args in tasks:
             begin(task)
-            outcome = self._run(task, definition, args)
+            outcome = run(task, definition, args)
             pending.append(outcome)
             if not note(outcome) or perf_counter() - reported > REPORT_EVERY:
                 self._report(pending)
@@ -74,47 +137,6 @@ class Worker:
         self.pipe.send_bytes(pickle.dumps(pending))
         self.ledger.clear()
         pending.clear()
-
-    def _run(self, task: int, index: int, args: Any) -> bytes:
-        """Run one task and return its outcome; nothing that a user's code does gets past here."""
-        recorder = self.recorder
-        recorder.calls, recorder.error = [], None
-        name = "a call"
-        began = perf_counter()
-        try:
-            definition = self.definitions[index]
-            if type(definition) is bytes:
-                definition = self.definitions[index] = pickle.loads(definition)
-            name = definition.name
-            if type(args) is Parcel:
-                args, kwargs = loads(args, self.segments)
-                value = run_body(definition, f"task {task}", args, kwargs)
-            elif definition.kind is Kind.LEAF and not definition.checks:
-                value = definition.function(*args)
-            else:
-                value = run_body(definition, f"task {task}", args, {})
-            seconds = perf_counter() - began
-            if recorder.error is not None:  # raised in the body, and swallowed there
-                raise recorder.error
-            return self._encoded(task, name, value, seconds)
-        except BaseException as error:
-            seconds = perf_counter() - began
-            if isinstance(error, SystemExit):
-                error = exit_of(name, error)
-            return pickle.dumps((task, RAISED, began, seconds, describe_error(error)))
-
-    def _encoded(self, task: int, name: str, value: Any, seconds: float) -> bytes:
-        kind = type(value)
-        began = perf_counter() - seconds
-        made = self.recorder.calls
-        if kind in ATOMS and not made and (kind not in (str, bytes) or len(value) <= SMALL):
-            return pickle.dumps((task, PLAIN, began, seconds, value))
-        travels = bool(made) or isinstance(value, Future)
-        try:
-            parcel = dumps(pack(value, made) if travels else value, self.segments)
-        except Exception as error:
-            raise why_no_way_back(name, value, error) from error
-        return pickle.dumps((task, EXPANDED if travels else PARCEL, began, seconds, parcel))
 
 
 def main(pipe: Connection, ledger: str, folder: str, parent: int) -> None:
