@@ -495,12 +495,12 @@ def test_the_wish_of_the_user_comes_before_the_critical_path():
 
 def drive(targets, look):
     """Run by hand what the targets need, in one thread; look at the engine whenever something has settled."""
-    engine = Engine(targets, effective({}), apart=False)
+    engine = Engine(targets, effective({}), home="driver")
     with engine.lock:
         engine.start()
         look(engine)
         while not engine.over.is_set():
-            call = engine.take()
+            call = engine.take(engine.driver)
             assert call is not None, "calls are left, but none is ready"
             recorder = Recorder(call, call.depth + 1)
             token = recording.set(recorder)

@@ -14,7 +14,7 @@ from tinygraph.errors import ArgumentError, DefinitionError, OptionError
 _VARARGS, _VARKEYWORDS, _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x04, 0x08, 0x20, 0x80, 0x200
 _HEAP_TYPE = 1 << 9  # a class made by a class statement, and not in C
 _UNLIMITED = sys.maxsize
-_WHERE = (None, "driver", "worker")
+_WHERE = (None, "driver", "thread", "process")
 
 
 class Kind(Enum):
@@ -67,7 +67,7 @@ class Definition:
         self.expected = 0.0 if costs_nothing else 1.0 if self.cost is None else self.cost
         self.priority = _number("priority", priority)
         if where not in _WHERE:
-            raise OptionError(f"where must be 'driver' or 'worker', not {where!r}")
+            raise OptionError(f"where must be 'driver', 'thread' or 'process', not {where!r}")
         self.where = where
         self.check = bool(check)
         self.outputs = None if outputs is None else _count("outputs", outputs, least=1)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from sys import getrefcount
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from tinygraph.blame import blame, longer_path, text_of, too_deep, unfinished_cycle
 from tinygraph.capture import Nested
@@ -44,30 +44,49 @@ Note = tuple[str, Future[Any], float, Any]
 _OWN_REFERENCES = 4
 
 
+class Lane:
+    """Ready calls for workers of one sort, and how many of those wait for something to do."""
+
+    __slots__ = ("idle", "queue", "wake")
+
+    def __init__(self) -> None:
+        self.queue = ReadyQueue()
+        self.idle = 0
+        self.wake: Wake = SimpleQueue()
+
+
+class Wake(Protocol):
+    """What an idle worker waits at."""
+
+    def put(self, nothing: None, /) -> None:
+        """Have one of them look again."""
+
+    def get(self, *, timeout: float | None = None) -> None:
+        """Wait; raises `queue.Empty` when the time is over."""
+
+
 class Engine:
     """The state of one run.
 
-    ``targets``: the futures whose values are wanted. ``options``: as `options.effective` returns them. ``apart``:
-    whether the workers are elsewhere.
+    ``targets``: the futures whose values are wanted. ``options``: as `options.effective` returns them. ``home``: the
+    lane of calls whose node does not say ``where``: the driver's, the threads' or the processes'.
     """
 
-    def __init__(self, targets: Iterable[Future[Any]], options: dict[str, Any], *, apart: bool) -> None:
+    def __init__(self, targets: Iterable[Future[Any]], options: dict[str, Any], *, home: str) -> None:
         self.targets = tuple(targets)
         self.keep_going = options["on_error"] == "continue"
         self.max_depth: int = options["max_depth"]
-        self.apart = apart
         self.lock = threading.Lock()
         self.calls: list[Future[Any]] = []
-        self.queue = ReadyQueue()  # what workers may take
-        # What only records runs in the driver. Where the workers are here too, that is no difference.
-        self.driver_queue = ReadyQueue() if apart else self.queue
+        self.lanes = {"driver": Lane(), "thread": Lane(), "process": Lane()}
+        self.driver = self.lanes["driver"]
+        self.home = self.lanes[home]
+        self.apart = home == "process"  # values may be elsewhere, and what only records runs in the driver
         self.left = 0  # claimed calls that have not settled
         self.in_hand = 0  # calls that were taken and have not come back
         self.inputs: list[Future[Any]] = []  # holes that the calls of this run need filled
         self.error: BaseException | None = None  # ends the run
         self.failures: list[tuple[Future[Any], BaseException]] = []
-        self.idle = 0  # workers that wait for something to do
-        self.wake: SimpleQueue[None] = SimpleQueue()
         self.over = threading.Event()
         self.inbox: deque[Callable[[], None]] = deque()  # news from outside, to be read with the lock held
         self.watchers: dict[Future[Any], list[Callable[[Future[Any]], None]]] = {}
@@ -177,7 +196,7 @@ class Engine:
     def post(self, news: Callable[[], None]) -> None:
         """Leave news for the run, to be read by one of its workers. Needs no lock."""
         self.inbox.append(news)
-        self.wake.put(None)
+        self.driver.wake.put(None)
 
     def read_inbox(self) -> None:
         """Act on the news from outside."""
@@ -186,19 +205,11 @@ class Engine:
 
     # Deciding what is next
 
-    def take(self) -> Future[Any] | None:
-        """Return the most urgent ready call, now running; None when there is none at the moment."""
+    def take(self, lane: Lane) -> Future[Any] | None:
+        """Return the most urgent ready call of a lane, now running; None when there is none at the moment."""
         if self.inbox:
             self.read_inbox()
-        return self._pop(self.queue)
-
-    def take_for_driver(self) -> Future[Any] | None:
-        """Return a ready call that runs in the driver; None when there is none at the moment."""
-        if self.inbox:
-            self.read_inbox()
-        return self._pop(self.driver_queue)
-
-    def _pop(self, queue: ReadyQueue) -> Future[Any] | None:
+        queue = lane.queue
         while queue and self.error is None:
             call: Future[Any] = queue.pop()
             if call.state is READY:  # else queued twice, after its level rose
@@ -212,7 +223,9 @@ class Engine:
 
     def is_stuck(self) -> bool:
         """Whether nothing runs and nothing is ready, although calls are left: they wait for each other."""
-        return not (self.in_hand or self.queue or self.driver_queue or self.foreign or self.inbox or self.over.is_set())
+        if self.in_hand or self.foreign or self.inbox or self.over.is_set():
+            return False
+        return not any(lane.queue for lane in self.lanes.values())
 
     def refuse_cycle(self) -> None:
         """End a run that is stuck."""
@@ -226,12 +239,20 @@ class Engine:
             self._push(call)
 
     def _push(self, call: Future[Any]) -> None:
-        queue, definition = self.queue, call.definition
-        if self.driver_queue is not queue and in_driver(definition):
-            queue = self.driver_queue
-        queue.push(call, definition.priority, call._level, call.depth, call.number)
-        if self.idle and queue is self.driver_queue:
-            self.wake.put(None)
+        definition = call.definition
+        lane = self.home
+        if definition.where is not None or self.apart:
+            lane = self._lane_of(definition)
+        lane.queue.push(call, definition.priority, call._level, call.depth, call.number)
+        if lane.idle:
+            lane.wake.put(None)
+
+    def _lane_of(self, definition: Definition) -> Lane:
+        if self.home is self.driver:  # inline: everything happens in one thread, one call after the other
+            return self.driver
+        if definition.where is not None:
+            return self.lanes[definition.where]
+        return self.driver if in_driver(definition) else self.home
 
     def _rank(self, fresh: list[Future[Any]]) -> None:
         """Give new calls their bottom levels: the dearest way from their start to the end of the run."""
@@ -269,8 +290,16 @@ class Engine:
 
     # What follows when a call has run
 
-    def settle(self, call: Future[Any], value: Any, made: list[Future[Any]], began: float, worker: int) -> None:
-        """Take what the body of a call returned, and the calls that it made."""
+    def settle(
+        self,
+        call: Future[Any],
+        value: Any,
+        made: list[Future[Any]],
+        began: float,
+        worker: int,
+        ended: float | None = None,
+    ) -> None:
+        """Take what the body of a call returned, and the calls that it made; it ended now, if nothing else is said."""
         call.began = began
         call.worker = worker
         self.in_hand -= 1
@@ -279,9 +308,9 @@ class Engine:
         if made or isinstance(value, Future) or (type(value) in _CONTAINERS and _captures(call.definition)):
             self.expand(call, value, made)
         else:
-            self.finish(call, value)
-        if not self.in_hand and self.idle:
-            self.wake.put(None)  # should nothing be ready now, whoever waits sees that the run is stuck
+            self.finish(call, value, ended)
+        if not self.in_hand and self.driver.idle:
+            self.driver.wake.put(None)  # should nothing be ready now, it sees that the run is stuck
 
     def adopt(self, call: Future[Any], made: list[Future[Any]]) -> None:
         """Give calls that were recorded on a worker elsewhere their caller and their depth here."""
@@ -294,7 +323,7 @@ class Engine:
             if inner.expansion is not None:
                 pending.extend([own for own in inner.expansion.calls if own.caller is inner])
 
-    def finish(self, call: Future[Any], value: Any) -> None:
+    def finish(self, call: Future[Any], value: Any, ended: float | None = None) -> None:
         """Give a call its value and count down what waited for it."""
         outputs = call.definition.outputs
         if outputs is not None:
@@ -303,7 +332,7 @@ class Engine:
                 self.fail(call, wrong)
                 return
         call.value = value
-        call.ended = perf_counter()
+        call.ended = perf_counter() if ended is None else ended
         call.state = FINISHED
         call.args = call.kwargs = None  # it lets go of its inputs
         dependents = call._dependents
@@ -546,8 +575,9 @@ class Engine:
     def _end(self) -> None:
         self.ended = perf_counter()
         self.over.set()
-        for _ in range(self.idle + 1):
-            self.wake.put(None)
+        for lane in self.lanes.values():
+            for _ in range(lane.idle + 1):
+                lane.wake.put(None)
 
     def close(self) -> None:
         """Give back the calls of this run: those that have not settled may be run again by another."""
@@ -557,8 +587,8 @@ class Engine:
                     call.state = WAITING
                 call._engine = None
                 call._dependents = _NOBODY
-            self.queue.clear()
-            self.driver_queue.clear()
+            for lane in self.lanes.values():
+                lane.queue.clear()
             watchers, self.watchers = self.watchers, {}
         for call, tells in watchers.items():
             for tell in tells:
@@ -610,9 +640,7 @@ def _topological(fresh: list[Future[Any]]) -> list[Future[Any]]:
 
 
 def in_driver(definition: Definition) -> bool:
-    """Whether a body runs in the driver: because it is told to, or because all it does is record calls."""
-    if definition.where is not None:
-        return definition.where == "driver"
+    """Whether a body runs in the driver although the workers are elsewhere: because all it does is record calls."""
     if definition.kind is not Kind.LEAF:
         return definition.kind in (Kind.COMPOSITE, Kind.COMPONENT, Kind.STATEFUL, Kind.INPUT, Kind.COROUTINE)
     if definition.calls_nodes is None:

@@ -539,5 +539,6 @@ def _get_item(value: Any, key: Any) -> Any:
     return value[key]
 
 
-_GET_ITEM = Definition(_get_item, name="getitem", kind=Kind.LEAF, where="driver", check=False)
+# Of the kind that runs in the driver: picking an item is less work than sending the container to a worker.
+_GET_ITEM = Definition(_get_item, name="getitem", kind=Kind.COMPOSITE, check=False)
 _operators()

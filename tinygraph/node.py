@@ -48,7 +48,8 @@ class Node(Definition, Generic[P, R]):
     - ``timeout``: seconds after which it fails with :class:`NodeTimeout` (in processes it is really stopped);
     - ``cost``: expected seconds, for the order in which things run (else measured, else 1);
     - ``priority``: larger goes first, whatever the critical path says;
-    - ``where``: ``"driver"`` or ``"worker"`` (else: bodies that call nodes run in the driver, the others on workers);
+    - ``where``: ``"driver"``, ``"thread"`` or ``"process"`` (else: bodies that call nodes run in the driver, the
+      others where the executor says);
     - ``check``: whether arguments are checked against annotations.
 
     Raises :class:`DefinitionError` for what is no function or class and :class:`OptionError` for unknown options. A

@@ -124,7 +124,7 @@ class Run:
     def _drive(self, inputs: dict[str, Any]) -> None:
         executor = executor_for(self.options["executor"], self.options["workers"])
         deadline = None if self.options["timeout"] is None else monotonic() + self.options["timeout"]
-        engine = self._engine = Engine(self._targets, self.options, apart=executor.apart)
+        engine = self._engine = Engine(self._targets, self.options, home=executor.home)
         listener, close = _listener(self.options["progress"])
         engine.listener = listener
         try:
@@ -132,7 +132,7 @@ class Run:
             if engine.inputs or inputs:
                 engine.close()
                 self._wanted = bound(self._targets, inputs)
-                engine = self._engine = Engine(self._wanted, self.options, apart=executor.apart)
+                engine = self._engine = Engine(self._wanted, self.options, home=executor.home)
                 engine.listener = listener
                 engine.start()
             if self._cancelled:

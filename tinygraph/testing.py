@@ -34,7 +34,6 @@ from tinygraph.errors import CancelledError, OptionError, TinygraphError
 from tinygraph.executors.bodies import Bodies
 from tinygraph.executors.coroutines import Coroutines
 from tinygraph.executors.envelope import describe_error
-from tinygraph.executors.ledger import CAPACITY
 from tinygraph.executors.supervisor import STILLBORN, Supervisor
 from tinygraph.executors.transfer import Parcel, Segments, loads
 from tinygraph.executors.worker import RAISED, REPORT_EVERY, Bench
@@ -51,10 +50,10 @@ _STEPS = 10_000  # and so many more for each call of a run: who takes more steps
 class SimulatedError(RuntimeError):
     """What a body raises where the faults say that it raises.
 
-    >>> from tinygraph import Node
-    >>> Node(abs)(-3).resolve(executor=SimulatedExecutor(faults=Faults(error=1)))
-    Traceback (most recent call last):
-    tinygraph.testing.SimulatedError: 'abs' raises, because the faults of this simulation say so
+    >>> from tinygraph import Node, run
+    >>> [failure] = run(Node(abs)(-3), executor=SimulatedExecutor(faults=Faults(error=1)), on_error="continue").failures
+    >>> failure.exception
+    SimulatedError("'abs' raises, because the faults of this simulation say so")
     """
 
 
@@ -75,6 +74,7 @@ class Faults:
     - ``death_when_idle``: of each time that a worker has nothing more to do: it dies some time afterwards;
     - ``slow``: of each task: it takes ten times as long, and longer than its timeout if it has one;
     - ``late``: of each report: it is on its way for up to a second;
+    - ``full``: of each outcome: it does not fit into the ledger, where it would outlive its worker;
     - ``error``: of each task: its body raises :class:`SimulatedError` instead of running;
     - ``cancel``: of each run: it is cancelled after some time;
     - ``cancel_call``: of each run: one of its calls is cancelled after some time.
@@ -85,6 +85,7 @@ class Faults:
     death_when_idle: float = 0.0
     slow: float = 0.0
     late: float = 0.0
+    full: float = 0.0
     error: float = 0.0
     cancel: float = 0.0
     cancel_call: float = 0.0
@@ -151,7 +152,7 @@ class SimulatedExecutor:
     True
     """
 
-    apart = True
+    home = "process"
 
     def __init__(self, seed: int = 0, faults: Faults | None = None, *, workers: int = 2) -> None:
         self.seed = seed
@@ -215,7 +216,9 @@ class SimulatedExecutor:
         steps, supervisor = 0, self._supervisor
         while not engine.over.is_set() and self._machine.now() < deadline:
             with engine.lock:
-                call = engine.take_for_driver()
+                call = engine.take(engine.driver)
+                if call is None:
+                    call = engine.take(engine.lanes["thread"])
                 if call is None:
                     if engine.over.is_set():
                         return
@@ -230,7 +233,7 @@ class SimulatedExecutor:
                     bodies.perform(call)
                     engine.lock.release()
                 call = None
-            elif engine.queue or supervisor.working or supervisor.waits:
+            elif engine.home.queue or supervisor.working or supervisor.waits:
                 supervisor.step()
                 steps += 1
                 if self._machine.is_quiet and (supervisor.working or supervisor.waits):
@@ -239,9 +242,9 @@ class SimulatedExecutor:
                     raise SimulationStuck(f"no end after {steps:,} steps (seed {self.seed})")
             elif any(one.definition.kind is Kind.COROUTINE and one.state is State.RUNNING for one in engine.calls):
                 # The event loop lives in real time.
-                engine.idle += 1
-                engine.wake.get()
-                engine.idle -= 1
+                engine.driver.idle += 1
+                engine.driver.wake.get()
+                engine.driver.idle -= 1
             else:
                 raise SimulationStuck(f"{engine.left} calls are left and nobody has one (seed {self.seed})")
 
@@ -283,11 +286,11 @@ class _Machine:
         self.faults = faults
         self.trace: list[Step] = []
         self.is_quiet = False  # whether somebody listens, and nothing will ever happen
-        self.stillborn = 0  # workers in a row that died as they started
+        self.stillborn = 0  # workers in a row that died without having begun anything, as far as the supervisor knows
         self._now = 0.0
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._entries = 0
-        self._members: dict[_Member, None] = {}
+        self.members: dict[_Member, None] = {}  # those that are not buried
         self._rung = False
 
     def now(self) -> float:
@@ -312,19 +315,19 @@ class _Machine:
 
     def launch(self, number: int, workers: int) -> _Member:
         member = _Member(self, number)
-        self._members[member] = None
+        self.members[member] = None
         return member
 
     def bury(self, member: _Member) -> None:
         """Forget a worker."""
-        self._members.pop(member, None)
+        self.members.pop(member, None)
 
     def listen(self, timeout: float | None) -> list[_Member]:
         """Let happen what happens next, until a worker has something to say, or the time is over."""
         deadline = inf if timeout is None else self._now + timeout
         self.is_quiet = False
         while True:
-            speaking = [member for member in self._members if member.speaks]
+            speaking = [member for member in self.members if member.speaks]
             if speaking or self._rung:
                 self._rung = False
                 self.random.shuffle(speaking)
@@ -355,15 +358,13 @@ class _Member:
         # What real workers share with their supervisor: the ledger, and the two directions of the pipe.
         self._task, self._began = 0, 0.0
         self._noted: list[bytes] = []
-        self._room = machine.random.choice((CAPACITY, 300))
         self._pending: list[bytes] = []
         self._reported = 0.0
         self._inbox: list[bytes] = []
         self._ended = False  # and all that was sent before has arrived
         self._heard_at = self._told_at = machine.now()
         machine.note("launched", number)
-        if machine.stillborn < STILLBORN - 1 and machine.draw(machine.faults.death_at_start):
-            machine.stillborn += 1
+        if machine.draw(machine.faults.death_at_start) and self._may_die:
             self._later(_STARTING * machine.random.random(), self._die)
         else:
             self._later(_STARTING, self._start)
@@ -381,6 +382,8 @@ class _Member:
 
     def receive(self) -> list[bytes] | None:
         outcomes, self._inbox = self._inbox, []
+        if outcomes:
+            self._machine.stillborn = 0
         return outcomes if outcomes or not self._ended else None
 
     def running(self) -> tuple[int, float]:
@@ -395,6 +398,7 @@ class _Member:
 
     def bury(self) -> int | None:
         self.kill()
+        self._machine.stillborn = 0 if self._task else self._machine.stillborn + 1
         self._machine.bury(self)
         return -9
 
@@ -417,7 +421,6 @@ class _Member:
         self._ended = True
 
     def _start(self) -> None:
-        self._machine.stillborn = 0
         self._up = True
         self._machine.note("up", self.number)
         self._next()
@@ -441,7 +444,7 @@ class _Member:
         self._busy = True
         task, index, args = self._chunk.popleft()
         phase = machine.random.choice(faults.phases) if machine.draw(faults.death) else ""
-        if phase == "before":
+        if phase == "before" and self._may_die:
             self._die()
             return
         self._task, self._began = task, machine.now()
@@ -452,8 +455,14 @@ class _Member:
             self._later(seconds, lambda: self._finish(outcome, phase))
 
     def _die_idle(self) -> None:
-        if not self._busy:
+        if not self._busy and self._may_die:
             self._die()
+
+    @property
+    def _may_die(self) -> bool:
+        """Whether this may be one more that dies without having begun anything: of too many the run is given up."""
+        unborn = sum(not member._task for member in self._machine.members)
+        return bool(self._task) or self._machine.stillborn + unborn < STILLBORN - 1
 
     def _run(self, task: int, index: int, args: Any) -> tuple[bytes, float]:
         """Run a body now, and say after how many simulated seconds it ends."""
@@ -495,7 +504,7 @@ class _Member:
     def _finish(self, outcome: bytes, phase: str) -> None:
         """Note what came out and report it, as far as it gets."""
         machine = self._machine
-        fits = sum(map(len, self._noted)) + len(outcome) <= self._room
+        fits = not machine.draw(machine.faults.full)
         if fits:
             self._noted.append(outcome)
             self._tell(outcome)

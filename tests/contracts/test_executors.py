@@ -215,7 +215,7 @@ def test_nested_calls_with_one_worker_cannot_deadlock(alone):
 
 def test_a_body_on_a_worker_may_call_nodes(kind):
     assert through_an_argument(same, 3).resolve() == [2, [1, [0, "end"]]]
-    on_worker = Node(lambda n: [add(n, 1), {"a": add(add(n, 1), 1)}], where="worker")
+    on_worker = Node(lambda n: [add(n, 1), {"a": add(add(n, 1), 1)}], where="process")
     future = on_worker(1)
     assert future.resolve() == [2, {"a": 3}]
     assert len(future.graph.nodes) == 4
@@ -375,7 +375,7 @@ def test_exceptions_are_retried_where_asked(kind, tmp_path):
 
 
 def test_a_refusal_that_a_body_swallows_fails_the_run_all_the_same(kind):
-    @Node(where="worker")
+    @Node(where="process")
     def careless():
         try:
             return 1 if add(1, 2) else 2
@@ -388,7 +388,7 @@ def test_a_refusal_that_a_body_swallows_fails_the_run_all_the_same(kind):
 
 def test_resolve_in_a_body_is_refused(kind):
     with pytest.raises(RecordError, match="return the future"):
-        Node(lambda: add(1, 2).resolve(), where="worker")().resolve()
+        Node(lambda: add(1, 2).resolve(), where="process")().resolve()
 
 
 class Stubborn:
@@ -406,7 +406,7 @@ def test_what_cannot_travel_is_named_or_needs_not_travel(kind):
         Node(lambda x, thing: 1, name="takes")(1, thing=Stubborn()).resolve()
     assert isinstance(caught.value, TypeError)
     with pytest.raises(PayloadError, match=r"gives.*result"):
-        Node(lambda: Stubborn(), name="gives", where="worker")().resolve()
+        Node(lambda: Stubborn(), name="gives", where="process")().resolve()
     lock = threading.Lock()
     with pytest.raises(PayloadError, match="holds"):
         Node(lambda: lock.locked(), name="holds")().resolve()

@@ -1,8 +1,9 @@
 """Executors: where ready calls run.
 
 An executor has one duty: `drive(engine, deadline)` takes ready calls from an engine, has them run, and hands back
-what came out, until `engine.over` is set. Three do it here: `local` (this thread, or threads), `jobs` (any
-`concurrent.futures.Executor`), and `coroutines` beside either of them (one event loop for all `async def` nodes).
+what came out, until `engine.over` is set. Three do it here: `local` (the thread that resolves), `crew` (threads and
+worker processes) and `jobs` (any `concurrent.futures.Executor`); beside each of them, `coroutines` has one event loop for
+all `async def` nodes of a run.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from tinygraph.engine import Engine
 class Executor(Protocol):
     """What a run needs of an executor."""
 
-    apart: bool  # whether its workers are elsewhere, so that bodies that only record calls run here
+    @property
+    def home(self) -> str:
+        """The lane of calls whose node does not say where it runs: ``"driver"``, ``"thread"`` or ``"process"``."""
 
     def drive(self, engine: Engine, deadline: float | None) -> None:
         """Run ready calls of the engine until it is over, or the deadline (of `time.monotonic`) has passed."""
-        ...
 
 
 def executor_for(executor: Any, workers: int) -> Executor:
@@ -28,14 +30,10 @@ def executor_for(executor: Any, workers: int) -> Executor:
         from tinygraph.executors.local import Inline
 
         return Inline()
-    if executor == "threads":
-        from tinygraph.executors.local import Threads
+    if executor in ("threads", "processes"):
+        from tinygraph.executors.crew import Crew
 
-        return Threads(workers)
-    if executor == "processes":
-        from tinygraph.executors.processes import Processes
-
-        return Processes(workers)
+        return Crew("thread" if executor == "threads" else "process", workers)
     if hasattr(executor, "drive"):
         return executor  # type: ignore[no-any-return]
     from tinygraph.executors.jobs import Jobs

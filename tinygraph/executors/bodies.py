@@ -15,7 +15,6 @@ from tinygraph.errors import NodeExit, NodeTimeout
 from tinygraph.future import Elsewhere, Future, Recorder, fetched, recording
 from tinygraph.node import parameters_of
 
-
 _LEAF = Kind.LEAF  # looked up at every call, and an enum's attribute is slow
 
 

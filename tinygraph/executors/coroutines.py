@@ -76,7 +76,7 @@ class Coroutines:
             with engine.lock:
                 engine.demand([*recorder.calls[claimed:], future])
                 claimed = len(recorder.calls)
-            engine.wake.put(None)
+            engine.driver.wake.put(None)
             return await _value(engine, future)
 
         recorder.demand = demand
@@ -100,7 +100,7 @@ class Coroutines:
         else:
             with engine.lock:
                 engine.settle(call, value, recorder.calls, began, 0)
-        engine.wake.put(None)
+        engine.driver.wake.put(None)
 
 
 async def _value(engine: Engine, future: Future[Any]) -> Any:

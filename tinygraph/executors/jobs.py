@@ -27,7 +27,7 @@ class Jobs:
     3
     """
 
-    apart = True
+    home = "process"
 
     def __init__(self, pool: Executor, workers: int) -> None:
         self._pool = pool
@@ -47,7 +47,7 @@ class Jobs:
                             engine.refuse_cycle()
                             break
                     try:
-                        engine.wake.get(timeout=None if deadline is None else max(0.0, deadline - monotonic()))
+                        engine.driver.wake.get(timeout=None if deadline is None else max(0.0, deadline - monotonic()))
                     except Empty:
                         break
             finally:
@@ -61,7 +61,7 @@ class Jobs:
             engine.read_inbox()
         while not engine.over.is_set():
             with lock:
-                call = engine.take_for_driver()
+                call = engine.take(engine.driver)
             if call is not None:
                 if call.definition.kind is Kind.COROUTINE:
                     coroutines.start(call)
@@ -72,7 +72,7 @@ class Jobs:
             if len(self._jobs) >= self._window():
                 return
             with lock:
-                call = engine.take()
+                call = engine.take(engine.home)
             if call is None:
                 return
             self._submit(engine, bodies, call)
@@ -119,4 +119,4 @@ class Jobs:
                 engine.raised(call, outcome.error, began, outcome.worker)
             else:
                 engine.adopt(call, outcome.made)
-                engine.settle(call, outcome.value, outcome.made, began, outcome.worker)
+                engine.settle(call, outcome.value, outcome.made, began, outcome.worker, began + outcome.seconds)

@@ -1,19 +1,20 @@
-"""Run calls in this process: by the caller itself, or by a few threads that all take from one queue."""
+"""Run calls in this process: the loop of a worker, and the executor that is nothing but one."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextvars import copy_context
 from queue import Empty
 from time import monotonic
 from typing import Any
 
 from tinygraph.definition import Kind
-from tinygraph.engine import Engine
+from tinygraph.engine import Engine, Lane
 from tinygraph.executors.bodies import Bodies, too_slow
 from tinygraph.executors.coroutines import Coroutines
 from tinygraph.future import Future, State
+
+_COROUTINE = Kind.COROUTINE  # looked up at every call, and an enum's attribute is slow
 
 
 class Inline:
@@ -24,70 +25,41 @@ class Inline:
     3
     """
 
-    apart = False
+    home = "driver"
 
     def drive(self, engine: Engine, deadline: float | None) -> None:
         """Run ready calls of the engine until it is over, or the deadline has passed."""
         with Coroutines(engine) as coroutines:
-            _work(engine, coroutines, 0, deadline)
+            work(engine, engine.driver, coroutines, worker=0, deadline=deadline)
 
 
-class Threads:
-    """Each thread takes the most urgent ready call, runs it, and takes the next.
-
-    >>> from tinygraph import Node
-    >>> Node(abs)(-3).resolve(executor="threads", workers=2)
-    3
-    """
-
-    apart = False
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-
-    def drive(self, engine: Engine, deadline: float | None) -> None:
-        """Run ready calls of the engine until it is over, or the deadline has passed."""
-        crew: dict[int, threading.Thread] = {}
-        context = copy_context()
-
-        def start(worker: int) -> None:
-            """Begin a thread, or replace one that a call keeps beyond its timeout."""
-            # A daemon: a body that hangs must not keep the program alive. It ends after its last call.
-            thread = crew[worker] = threading.Thread(
-                target=context.copy().run,
-                args=(_work, engine, coroutines, worker, None, start),
-                name=f"tinygraph-{worker}",
-                daemon=True,
-            )
-            thread.start()
-
-        with Coroutines(engine) as coroutines:
-            for worker in range(self.workers):
-                start(worker)
-            engine.over.wait(None if deadline is None else max(0.0, deadline - monotonic()))
-            if engine.over.is_set() and engine.error is None:
-                for thread in crew.values():  # nothing runs any more: they only close what they made
-                    thread.join()
-
-
-def _work(
+def work(
     engine: Engine,
+    lane: Lane,
     coroutines: Coroutines,
+    *,
     worker: int,
-    deadline: float | None,
+    deadline: float | None = None,
     replace: Callable[[int], None] | None = None,
+    when_idle: Callable[[], None] | None = None,
 ) -> None:
-    """Take calls and run them until the run is over: the loop of a worker in this process."""
+    """Take calls of a lane and run them until the run is over: the loop of a worker in this process.
+
+    ``replace(worker)`` is called when a call keeps this thread beyond its timeout, ``when_idle()`` before it waits;
+    both with the engine's lock held.
+    """
     over, lock = engine.over.is_set, engine.lock
     with Bodies(engine, worker) as bodies:
         lock.acquire()
         try:
             while not over():
-                call = engine.take()
+                call = engine.take(lane)
                 if call is None:
-                    if not _wait(engine, deadline):
+                    if when_idle is not None:
+                        when_idle()
+                    if not _wait(engine, lane, deadline):
                         return
-                elif call.definition.kind is Kind.COROUTINE:
+                elif call.definition.kind is _COROUTINE:
                     coroutines.start(call)
                 else:
                     lock.release()
@@ -106,9 +78,7 @@ def _work(
                 lock.release()
 
 
-def _perform_in_time(
-    engine: Engine, bodies: Bodies, call: Future[Any], replace: Callable[[int], None] | None
-) -> bool:
+def _perform_in_time(engine: Engine, bodies: Bodies, call: Future[Any], replace: Callable[[int], None] | None) -> bool:
     """Run a call with a timeout; return whether it was late and another thread has taken this one's place.
 
     A thread cannot be stopped: at the timeout the call fails and the run goes on, while its body runs to its end.
@@ -132,20 +102,20 @@ def _perform_in_time(
     return replaced
 
 
-def _wait(engine: Engine, deadline: float | None) -> bool:
+def _wait(engine: Engine, lane: Lane, deadline: float | None) -> bool:
     """Wait, without the lock, until there may be something to do; return whether to go on."""
     if engine.over.is_set():
         return False
     if engine.is_stuck():
         engine.refuse_cycle()
         return False
-    engine.idle += 1
+    lane.idle += 1
     engine.lock.release()
     try:
-        engine.wake.get(timeout=None if deadline is None else max(0.0, deadline - monotonic()))
+        lane.wake.get(timeout=None if deadline is None else max(0.0, deadline - monotonic()))
         return True
     except Empty:
         return False
     finally:
         engine.lock.acquire()
-        engine.idle -= 1
+        lane.idle -= 1

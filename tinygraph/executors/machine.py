@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any
 
 from tinygraph.executors.ledger import Ledger
+from tinygraph.executors.output import Hearing, Said
 from tinygraph.executors.transfer import Segments
 from tinygraph.executors.worker import main
 
@@ -44,9 +45,11 @@ class Member:
         self._path = os.path.join(folder, f"ledger-{os.getpid()}-{number}")
         self._ledger = Ledger.create(self._path)
         pipe, theirs = Pipe(duplex=True)
+        self._hearing = Hearing()
+        self._said: list[Said] = []
         self._process = get_context("loky").Process(
             target=main,
-            args=(theirs, self._path, segments.folder, os.getpid()),
+            args=(theirs, self._path, segments.folder, os.getpid(), *self._hearing.theirs, self._hearing.token),
             name=f"tinygraph-worker-{number}",
             daemon=True,
             env=environment,
@@ -55,10 +58,12 @@ class Member:
             self._process.start()
         except BaseException:
             pipe.close()
+            self._hearing.close()
             self._forget_ledger()
             raise
         finally:
             theirs.close()
+            self._hearing.let_go_of_theirs()
         self._pipe = socket.socket(fileno=os.dup(pipe.fileno()))
         pipe.close()
         self._incoming = bytearray()
@@ -69,6 +74,8 @@ class Member:
         self._ears = ears
         ears.register(self._pipe, EVENT_READ, self)
         ears.register(self.life, EVENT_READ, self)
+        self._hears = False
+        self.hear(True)
 
     @property
     def pid(self) -> int:
@@ -156,6 +163,28 @@ class Member:
         """Return the outcomes that a dead worker had noted and not sent."""
         return self._ledger.outcomes()
 
+    def said(self, ended: int = 0) -> list[Said]:
+        """Return what the nodes have printed and logged; `ended` is a task whose last line will not be longer."""
+        found, gone = self._hearing.read(self._ledger.task) if self._hearing.open else ([], [])
+        if gone and self._hears:
+            for descriptor in gone:
+                self._ears.unregister(descriptor)
+        if ended:
+            found += self._hearing.end(ended)
+        if self._said:
+            found, self._said = self._said + found, []
+        return found
+
+    def hear(self, wanted: bool) -> None:
+        """Say whether to be told when the nodes print something; while nobody reads it, they have to wait."""
+        if wanted is not self._hears:
+            self._hears = wanted
+            for descriptor in self._hearing.open:
+                if wanted:
+                    self._ears.register(descriptor, EVENT_READ, self)
+                else:
+                    self._ears.unregister(descriptor)
+
     def kill(self) -> None:
         """End the process, and what its nodes started with it."""
         for end in (getattr(os, "killpg", os.kill), os.kill):
@@ -165,9 +194,12 @@ class Member:
                 continue
 
     def bury(self) -> int | None:
-        """Reap the process and free what belonged to it; return its exit code."""
+        """Reap the process and free what belonged to it; return its exit code. What it said can still be had."""
         self.kill()
         self._process.join()
+        self._said = self.said() + self._hearing.end()
+        self.hear(False)
+        self._hearing.close()
         self._ears.unregister(self._pipe)
         self._ears.unregister(self.life)
         self._pipe.close()
@@ -191,7 +223,7 @@ class Machine:
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
         self._ear, self._bell = Pipe(duplex=False)
-        self._rung = False
+        self._attentive = True
         self._ears = DefaultSelector()
         self._ears.register(self._ear, EVENT_READ, None)
 
@@ -209,10 +241,11 @@ class Machine:
     def listen(self, timeout: float | None) -> list[Member]:
         """Wait until a worker has something to say, the bell rings, or the time is over; return who speaks."""
         speaking: dict[Member, None] = {}
-        for key, events in self._ears.select(timeout):
+        ready = self._ears.select(timeout)
+        self._attentive = False
+        for key, events in ready:
             member: Member | None = key.data
             if member is None:
-                self._rung = False
                 self._ear.recv_bytes()
                 continue
             if events & EVENT_WRITE:
@@ -222,10 +255,14 @@ class Machine:
                 speaking[member] = None
         return list(speaking)
 
+    def attend(self) -> None:
+        """Take rings from now on: what was to be told before is going to be looked at anyway."""
+        self._attentive = True
+
     def ring(self) -> None:
         """End the waiting; from any thread."""
-        if not self._rung:
-            self._rung = True
+        if self._attentive:
+            self._attentive = False
             try:
                 self._bell.send_bytes(b"")
             except OSError:  # closed

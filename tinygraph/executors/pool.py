@@ -11,6 +11,7 @@ from collections.abc import Callable
 from tinygraph.engine import Engine
 from tinygraph.errors import WorkerLost
 from tinygraph.executors.machine import Machine
+from tinygraph.executors.output import Outlet
 from tinygraph.executors.supervisor import Supervisor
 from tinygraph.executors.transfer import Segments
 
@@ -26,6 +27,7 @@ class Pool:
         self._segments = Segments.create()
         self._machine = Machine(self._segments)
         self._supervisor = Supervisor(workers, self._machine, self._segments)
+        self.bell = _Bell(self.ring)
         self._orders: deque[Callable[[], None]] = deque()
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="tinygraph-supervisor", daemon=True)
@@ -36,14 +38,14 @@ class Pool:
         """Whether it can serve runs."""
         return self._thread.is_alive() and not self._closing
 
-    def open(self, engine: Engine, workers: int) -> None:
-        """Begin to serve a run, with so many workers from now on."""
+    def open(self, engine: Engine, workers: int, outlet: Outlet | None = None) -> None:
+        """Begin to serve a run, with so many workers from now on; what its tasks say goes to the outlet."""
 
         def enter() -> None:
             supervisor = self._supervisor
             # A run that is under way keeps the workers that it asked for.
             supervisor.workers = max(workers, supervisor.workers) if supervisor.busy else workers
-            supervisor.enter(engine)
+            supervisor.enter(engine, outlet)
 
         self._order(enter)
         # Looked at after ordering, as the thread says so before it reads its last orders: one of the two sees it.
@@ -86,6 +88,7 @@ class Pool:
         supervisor = self._supervisor
         try:
             while not self._closing:
+                self._machine.attend()
                 while self._orders:
                     self._orders.popleft()()
                 if not self._closing:
@@ -101,6 +104,21 @@ class Pool:
             supervisor.close()
             self._machine.close()
             self._segments.close()
+
+
+class _Bell:
+    """What stands where the other lanes have a queue at which their workers wait: it wakes the supervisor."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring = ring
+
+    def put(self, nothing: None, /) -> None:
+        """Have the supervisor look again."""
+        self._ring()
+
+    def get(self, *, timeout: float | None = None) -> None:
+        """Nobody waits here: the supervisor waits for its workers and for the bell at once."""
+        raise RuntimeError("the supervisor does not wait at its bell")
 
 
 _pools: dict[int, Pool] = {}  # by process: a forked child must not take its parent's pool for its own

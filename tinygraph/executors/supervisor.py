@@ -14,6 +14,7 @@ from __future__ import annotations
 import pickle
 import signal
 from collections import deque
+from collections.abc import Callable
 from itertools import count
 from time import perf_counter
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from tinygraph.engine import Engine
 from tinygraph.errors import PayloadError, WorkerLost
 from tinygraph.executors.bodies import arguments_of, too_slow
 from tinygraph.executors.envelope import rebuild_error, why_unpicklable
+from tinygraph.executors.output import LAST_WORDS, Outlet, Said, Whose, write
 from tinygraph.executors.transfer import Kept, Outbox, Parcel, Segments, dumps
 from tinygraph.executors.worker import EXPANDED, PLAIN, RAISED, SMALL
 from tinygraph.future import Future, State
@@ -63,6 +65,10 @@ class Member(Protocol):
     def kill(self) -> None: ...
     def bury(self) -> int | None: ...
 
+    # What its nodes print and log; a simulated worker need not have these.
+    # def said(self, ended: int = 0) -> list[Said]: ...
+    # def hear(self, wanted: bool) -> None: ...
+
 
 class Machine(Protocol):
     """What does things to processes, and has the time."""
@@ -87,7 +93,7 @@ class Task:
 class Hand:
     """A worker with the supervisor's books on it."""
 
-    __slots__ = ("ahead", "alone", "known", "late", "left", "member", "tasks")
+    __slots__ = ("ahead", "alone", "known", "late", "left", "member", "said", "speaks", "tasks", "voice", "words")
 
     def __init__(self, member: Member) -> None:
         self.member = member
@@ -97,6 +103,10 @@ class Hand:
         self.known: set[int] = set()  # the definitions that it was sent
         self.left: float | None = None  # since when nobody waits for the task that it runs
         self.late = 0  # the task for which it was killed, because that took too long
+        self.said: Callable[..., list[Said]] = getattr(member, "said", _nothing)
+        self.voice: tuple[int, Whose, Engine] | None = None  # the task that said something last
+        self.speaks = False  # whether that task may have begun a line
+        self.words = ""  # the last that it said
 
 
 class Supervisor:
@@ -118,14 +128,18 @@ class Supervisor:
         self._lost: dict[Future[Any], int] = {}  # how many workers died while they had the call
         self._alone: deque[Task] = deque()  # suspects: each is run by a worker that has nothing else
         self._stillborn = 0  # how many workers in a row died without having begun anything
+        self._outlets: dict[Engine, Outlet] = {}  # where what the tasks of a run say goes
+        self._unheard: list[Hand] = []  # workers that say so much that they have to wait
         self._idle_since = machine.now()
 
     # Runs
 
-    def enter(self, engine: Engine) -> None:
-        """Begin to serve a run."""
+    def enter(self, engine: Engine, outlet: Outlet | None = None) -> None:
+        """Begin to serve a run; what its tasks say goes to the outlet."""
         self._engines.append(engine)
         self._outboxes[engine] = Outbox(self.segments)
+        if outlet is not None:
+            self._outlets[engine] = outlet
 
     def leave(self, engine: Engine) -> None:
         """Stop serving a run, and stop what it still has running."""
@@ -143,6 +157,10 @@ class Supervisor:
             mine = [task for task in hand.tasks.values() if task.engine is engine]
             if mine and hand.ahead > GRACE and len(mine) == len(hand.tasks):
                 self._dismiss(hand)
+            elif hand.voice is not None and hand.voice[2] is engine:
+                self._hear(hand)
+                hand.voice = None
+        self._outlets.pop(engine, None)
 
     def stop(self, error: BaseException) -> None:
         """End every run with an error."""
@@ -177,6 +195,8 @@ class Supervisor:
     def step(self) -> None:
         """Hand out what is ready, wait for news, and act on it."""
         self._dismiss_surplus()
+        if self._unheard:
+            self._hear_again()
         for engine in self._engines:
             if engine.dropped:  # they woke us; the workers that have them are found by `_deadline`
                 with engine.lock:
@@ -185,6 +205,7 @@ class Supervisor:
         for member in self.machine.listen(self._patience()):
             hand = self._hands[member]
             outcomes = member.receive()
+            self._hear(hand)  # what a task said is heard before it is settled
             if outcomes is None:
                 self._bury(hand)
             elif outcomes:
@@ -237,7 +258,7 @@ class Supervisor:
 
     def _feed(self) -> None:
         """Send ready calls to the workers that have room, idle ones first."""
-        while self._alone or any(engine.queue for engine in self._engines):
+        while self._alone or any(engine.lanes["process"].queue for engine in self._engines):
             hand = self._roomiest()
             if hand is None or not self._send_next(hand):
                 return
@@ -256,7 +277,7 @@ class Supervisor:
             hand = self._hands[member] = Hand(member)
             return hand
         # A few more tasks are not worth a message to a worker that has something to do.
-        enough = any(len(engine.queue) >= FEW for engine in self._engines)
+        enough = any(len(engine.lanes["process"].queue) >= FEW for engine in self._engines)
         return best if best is not None and best.ahead < AHEAD and enough else None
 
     def _send_next(self, hand: Hand) -> bool:
@@ -285,11 +306,11 @@ class Supervisor:
     def _take_chunk(self, engine: Engine) -> list[Task]:
         tasks: list[Task] = []
         expected = 0.0
-        take, durations, numbers = engine.take, self._durations, self._numbers
+        lane, durations, numbers = engine.lanes["process"], self._durations, self._numbers
         with engine.lock:
             # A share of what is ready, so that no worker goes without while another has a long list.
-            for _ in range(-(-len(engine.queue) // self.workers) or 1):
-                call = take()
+            for _ in range(-(-len(lane.queue) // self.workers) or 1):
+                call = engine.take(lane)
                 if call is None:
                     break
                 tasks.append(Task(next(numbers), call, engine))
@@ -361,6 +382,48 @@ class Supervisor:
     def _take_report(self, hand: Hand, outcomes: list[bytes]) -> None:
         for outcome in outcomes:
             self._settle(hand, *pickle.loads(outcome))
+        if hand.speaks and hand.voice is not None and hand.voice[0] not in hand.tasks:
+            hand.speaks = False
+            self._pass_on(hand, hand.said(hand.voice[0]))
+
+    def _hear(self, hand: Hand) -> None:
+        """Pass on what the nodes on a worker have said."""
+        said = hand.said()
+        if said:
+            self._pass_on(hand, said)
+
+    def _pass_on(self, hand: Hand, pieces: list[Said]) -> None:
+        for said in pieces:
+            number, whose, engine = self._voice(hand, said)
+            if said.text:
+                hand.words = (hand.words + said.text)[-LAST_WORDS:]
+            outlet = self._outlets.get(engine) if engine is not None else None
+            if outlet is None:  # its run is over
+                write(whose, said)
+                continue
+            outlet.put(whose, said)
+            if outlet.full and hand not in self._unheard:
+                hand.member.hear(False)  # type: ignore[attr-defined]  # who says something has this as well
+                self._unheard.append(hand)
+
+    def _voice(self, hand: Hand, said: Said) -> tuple[int, Whose, Engine | None]:
+        """Return which task said something."""
+        # All that a task said was heard before it was settled: what comes later is of the one that runs.
+        task = hand.tasks.get(said.task) or hand.tasks.get(hand.member.running()[0])
+        if task is not None:
+            if hand.voice is None or hand.voice[0] != task.number:
+                hand.words = ""
+                hand.voice = task.number, Whose(task.call.name, task.call.number), task.engine
+            hand.speaks = True
+        return hand.voice or (0, Whose("worker", hand.member.number), None)
+
+    def _hear_again(self) -> None:
+        """Listen again to the workers that had to wait, if what they said has been written."""
+        for hand in self._unheard[:]:
+            outlet = self._outlets.get(hand.voice[2]) if hand.voice is not None else None
+            if outlet is None or not outlet.full:
+                self._unheard.remove(hand)
+                hand.member.hear(True)  # type: ignore[attr-defined]
 
     def _settle(self, hand: Hand, number: int, sort: int, began: float, seconds: float, what: Any) -> None:
         task = hand.tasks.pop(number, None)
@@ -380,7 +443,7 @@ class Supervisor:
         worker = hand.member.number
         if sort == PLAIN:
             with engine.lock:
-                engine.settle(call, what, [], began, worker)
+                engine.settle(call, what, [], began, worker, began + seconds)
             return
         if sort == RAISED:
             error = rebuild_error(*what)
@@ -403,7 +466,7 @@ class Supervisor:
             return
         with engine.lock:
             engine.adopt(call, made)
-            engine.settle(call, value, made, began, worker)
+            engine.settle(call, value, made, began, worker, began + seconds)
 
     def _bury(self, hand: Hand) -> None:
         """See to the tasks of a worker that died: keep what it had finished, and decide about the rest."""
@@ -438,6 +501,8 @@ class Supervisor:
                 self._alone.append(task)
                 return
             error = WorkerLost(f"the worker that ran {call.name!r} died {lost} times ({_how(code)})")
+            if hand.words and hand.voice is not None and hand.voice[0] == task.number:
+                error.add_note(f"the last that it said:\n{hand.words}")
         self._lost.pop(call, None)
         with engine.lock:
             engine.gave_up(call, error, perf_counter(), hand.member.number)
@@ -445,8 +510,11 @@ class Supervisor:
     def _dismiss(self, hand: Hand) -> int | None:
         """End a worker and free what it held; return its exit code."""
         del self._hands[hand.member]
+        if hand in self._unheard:
+            self._unheard.remove(hand)
         pid = hand.member.pid
         code = hand.member.bury()
+        self._hear(hand)
         self.segments.reap(pid)
         for task in hand.tasks.values():
             self._let_go(task)
@@ -462,6 +530,11 @@ class Supervisor:
         if task.parcel is not None:
             self.segments.release(task.parcel)
             task.parcel = None
+
+
+def _nothing(ended: int = 0) -> list[Said]:
+    """What a worker says that has no output."""
+    return []
 
 
 def _as_it_is(value: Any) -> Any:

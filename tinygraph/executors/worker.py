@@ -21,6 +21,7 @@ from tinygraph.definition import Kind
 from tinygraph.executors.bodies import exit_of, run_body
 from tinygraph.executors.envelope import describe_error, why_no_way_back
 from tinygraph.executors.ledger import Ledger
+from tinygraph.executors.output import speak_through
 from tinygraph.executors.transfer import Parcel, Segments, dumps, loads
 from tinygraph.future import Future, Recorder, recording
 from tinygraph.portable import pack
@@ -139,10 +140,14 @@ class Worker:
         pending.clear()
 
 
-def main(pipe: Connection, ledger: str, folder: str, parent: int) -> None:
+def main(
+    pipe: Connection, path: str, folder: str, parent: int, out: Connection, err: Connection, token: bytes
+) -> None:
     """Be a worker: the target of the process."""
     _settle_in(parent)
-    Worker(pipe, Ledger(ledger), Segments.attach(folder)).serve()
+    ledger = Ledger(path)
+    speak_through(out, err, token, ledger)
+    Worker(pipe, ledger, Segments.attach(folder)).serve()
     os._exit(0)  # nothing that a node left behind may keep this process alive
 
 
