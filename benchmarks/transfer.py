@@ -11,7 +11,8 @@ from time import perf_counter
 
 import numpy as np
 
-from tinygraph.executors.transfer import Kept, Outbox, Segments, dumps, loads
+from tinygraph.executors.segments import Segments
+from tinygraph.executors.transfer import Kept, Outbox, dumps, loads
 
 ROUNDS = 9
 

@@ -113,12 +113,22 @@ def test_other_inputs_run_what_depends_on_them_and_share_the_rest():
     assert sorted(ran) == ["inner", "inner", "outer", "outer", "shared"]
 
 
-def test_the_future_shows_what_came_out_last():
-    future = add(Input("x"), 1)
-    future.resolve(inputs={"x": 1})
-    assert future.state == "finished"
-    future.resolve(inputs={"x": 5})
+def test_a_future_with_inputs_is_the_same_before_and_after_its_runs():
+    future = add(Input("x", default=10), 1)
+    assert future.resolve(inputs={"x": 1}) == 2
+    assert future.state == "waiting"
+    assert future.resolve() == 11
+    assert add(future, 0).resolve() == 11
     assert future.graph.run(inputs={"x": 7}).value == 8
+    with pytest.raises(InputError):
+        add(Input("y"), future).resolve()
+
+
+def test_the_same_inputs_again_run_nothing_again():
+    ran = []
+    future = Node(lambda x: ran.append(x) or x)(Input("x"))
+    assert [future.resolve(inputs={"x": x}, executor="inline") for x in (1, 1, 2, 2)] == [1, 1, 2, 2]
+    assert ran == [1, 2]
 
 
 def test_a_failure_with_some_inputs_is_none_with_others():

@@ -495,7 +495,7 @@ def test_the_wish_of_the_user_comes_before_the_critical_path():
 
 def drive(targets, look):
     """Run by hand what the targets need, in one thread; look at the engine whenever something has settled."""
-    engine = Engine(targets, effective({}), home="driver")
+    engine = Engine(targets, effective({}), home="driver", lanes=("driver",))
     with engine.lock:
         engine.start()
         look(engine)

@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 
 from tinygraph.errors import ReleasedError
-from tinygraph.executors import transfer
-from tinygraph.executors.transfer import LARGE, Kept, Outbox, Segments, dumps, loads
+from tinygraph.executors import segments as rooms
+from tinygraph.executors.segments import Segments
+from tinygraph.executors.transfer import LARGE, Kept, Outbox, dumps, loads
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="what a POSIX system does")
 PROC = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc to look at")
@@ -229,9 +230,9 @@ def test_short_writes_are_gone_on_with(owner, worker, monkeypatch):
 
 
 def test_no_system_call_gets_more_than_it_takes(owner, worker, monkeypatch):
-    monkeypatch.setattr(transfer, "_PIECE", 100_000)
-    monkeypatch.setattr(transfer, "_SLICE", 70_001)
-    monkeypatch.setattr(transfer, "_is_scarce", lambda fd: True)
+    monkeypatch.setattr(rooms, "_PIECE", 100_000)
+    monkeypatch.setattr(rooms, "_SLICE", 70_001)
+    monkeypatch.setattr(rooms, "_is_scarce", lambda fd: True)
     for size in (LARGE, LARGE + 1):
         value = noise(size)
         parcel = dumps([value, np.frombuffer(value, np.uint8)], owner)
@@ -395,7 +396,7 @@ def test_an_outdated_parcel_finds_nothing_rather_than_something_else(owner, work
 
 
 def test_where_no_lock_can_be_had_a_value_is_copied(owner, worker, monkeypatch):
-    monkeypatch.setattr(transfer, "_locked", lambda fd, alone, wait=False: False)
+    monkeypatch.setattr(rooms, "_locked", lambda fd, alone, wait=False: False)
     parcel = dumps(BIG, owner)
     got = loads(parcel, worker)
     got += 1
@@ -487,7 +488,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_memory_kept_for_later_is_bounded_and_given_back(owner, monkeypatch):
-    monkeypatch.setattr(transfer, "_FREE_BYTES", 3 * LARGE)
+    monkeypatch.setattr(rooms, "_FREE_BYTES", 3 * LARGE)
     parcels = [dumps(noise(LARGE + i), owner) for i in range(6)]
     for parcel in parcels:
         owner.release(parcel)
@@ -678,7 +679,7 @@ def test_what_is_mapped_survives_the_sweep(tmp_path):
     code = code.replace("b'x' * LARGE", "__import__('numpy').ones(LARGE)")
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, check=False)
     parcel, folder = done.stdout.decode().splitlines()
-    parcel = eval(parcel, vars(transfer))
+    parcel = eval(parcel, vars(rooms))
     worker = Segments.attach(folder)
     got = loads(parcel, worker)
     assert Segments.sweep([str(tmp_path)]) == [folder]
@@ -753,7 +754,7 @@ def test_where_there_is_no_room_a_plain_file_serves_and_then_the_message(tmp_pat
 def test_a_full_file_system_is_seen_before_writing(tmp_path, monkeypatch):
     (tmp_path / "first").mkdir()
     owner = Segments.create([str(tmp_path / "first"), str(tmp_path)])
-    monkeypatch.setattr(transfer, "_room", lambda folder: 100 if "first" in folder else sys.maxsize)
+    monkeypatch.setattr(rooms, "_room", lambda folder: 100 if "first" in folder else sys.maxsize)
     parcel = dumps(BIG, owner)
     assert parcel.segments[0].folder == 1
     assert np.array_equal(loads(parcel, owner), BIG)

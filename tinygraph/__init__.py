@@ -38,9 +38,10 @@ from tinygraph.graph import Graph
 from tinygraph.node import Component, Input, Node, Workflow
 from tinygraph.options import options
 from tinygraph.run import Failure, Run, run
+from tinygraph.seeds import generator
 
 if TYPE_CHECKING:
-    from tinygraph.events import Event, Expanded, Failed, Finished, Retried, Skipped, Started
+    from tinygraph.events import Event, Expanded, Failed, Finished, Printed, Retried, Skipped, Started
 
 __version__ = "0.1.0"
 
@@ -59,6 +60,7 @@ __all__ = [
     "Finished",
     "Future",
     "FutureAttributeError",
+    "generator",
     "Graph",
     "Input",
     "InputError",
@@ -72,6 +74,7 @@ __all__ = [
     "options",
     "OutputError",
     "PayloadError",
+    "Printed",
     "RecordError",
     "ReleasedError",
     "Retried",
@@ -86,7 +89,7 @@ __all__ = [
     "Workflow",
 ]
 
-_EVENTS = ("Event", "Expanded", "Failed", "Finished", "Retried", "Skipped", "Started")
+_EVENTS = ("Event", "Expanded", "Failed", "Finished", "Printed", "Retried", "Skipped", "Started")
 
 
 def __getattr__(name: str) -> Any:

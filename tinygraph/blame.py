@@ -14,9 +14,9 @@ _LONGEST_PATH = 8
 
 def blame(call: Future[Any], error: BaseException, attempts: int) -> None:
     """Add a note to an exception: which node raised it, called where, through which callers, and how often."""
-    if getattr(error, "__tinygraph__", False):  # it passed through here before, as the same object
-        return
-    where = " -> ".join([caller.name for caller in reversed(_callers(call))] + [call.name])
+    if getattr(error, "__tinygraph__", False) or isinstance(error, DepthError):
+        return  # it passed through here before, as the same object, or it says all this itself
+    where = " -> ".join(_route(call))
     tried = f", attempt {attempts} of {call.definition.retries + 1}" if call.definition.retries else ""
     try:
         error.add_note(f"in node {where}, called at {call.line}{tried}{_arguments(call)}")
@@ -73,13 +73,27 @@ def unfinished_cycle(calls: Iterable[Future[Any]]) -> CycleError:
     return CycleError(f"calls wait for each other: {' -> '.join(cycle)} (called: {lines})", cycle)
 
 
-def _callers(call: Future[Any], at_most: int = 20) -> list[Future[Any]]:
+def _callers(call: Future[Any], at_most: int | None = None) -> list[Future[Any]]:
     found: list[Future[Any]] = []
     caller = call.caller
-    while caller is not None and len(found) < at_most:
+    while caller is not None and len(found) != at_most:
         found.append(caller)
         caller = caller.caller
     return found
+
+
+def _route(call: Future[Any]) -> list[str]:
+    """Return the names from the outermost caller to the call; repeats are counted, the middle of many is left out."""
+    names: list[str] = []
+    repeats = 1
+    for caller in [*reversed(_callers(call)), call]:
+        if names and names[-1].partition(" ×")[0] == caller.name:
+            repeats += 1
+            names[-1] = f"{caller.name} ×{repeats:,}"
+        else:
+            repeats = 1
+            names.append(caller.name)
+    return names if len(names) <= _LONGEST_PATH else [*names[:3], "...", *names[-(_LONGEST_PATH - 4) :]]
 
 
 def _arguments(call: Future[Any]) -> str:

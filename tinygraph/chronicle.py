@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tinygraph.engine import SETTLED, Engine, Note
-from tinygraph.events import Event, Expanded, Failed, Finished, Retried, Skipped, Started
-from tinygraph.future import State
+from tinygraph.engine import Engine, Note
+from tinygraph.events import Event, Expanded, Failed, Finished, Printed, Retried, Skipped, Started
+from tinygraph.future import SETTLED, State
 
 _ORDER = {Started: 0, Expanded: 1}
 
@@ -56,6 +56,8 @@ def _event(note: Note) -> Event:
             return Expanded(call.name, call.number, at, more)
         case "finished":
             return Finished(call.name, call.number, at, more)
+        case "printed":
+            return Printed(call.name, call.number, at, *more)
         case "retried":
             attempt, error = more
             return Retried(call.name, call.number, at, attempt, error)
@@ -63,5 +65,3 @@ def _event(note: Note) -> Event:
             return Failed(call.name, call.number, at, more)
         case _:
             return Skipped(call.name, call.number, at, more)
-
-

@@ -25,15 +25,15 @@ from tinygraph.blame import blame, longer_path, text_of, too_deep, unfinished_cy
 from tinygraph.capture import Nested
 from tinygraph.definition import Definition, Kind
 from tinygraph.errors import CancelledError, CycleError, OutputError, RecordError, ReleasedError, UpstreamFailed
-from tinygraph.future import Elsewhere, Future, Missing, State, claiming, fetched
+from tinygraph.future import SETTLED, Elsewhere, Future, Missing, State, claiming, fetched
+from tinygraph.levels import raise_levels, rank
 from tinygraph.node import open_up
 from tinygraph.reach import calls_nodes, captured_futures
 from tinygraph.schedule import ReadyQueue
+from tinygraph.seeds import Seeds
 
 WAITING, READY, RUNNING = State.WAITING, State.READY, State.RUNNING
 FINISHED, FAILED, SKIPPED, CANCELLED = State.FINISHED, State.FAILED, State.SKIPPED, State.CANCELLED
-SETTLED = frozenset((FINISHED, FAILED, SKIPPED, CANCELLED))
-
 RELEASED = Missing()  # a value that was let go when its last consumer had it
 
 # What happened to a call, how many seconds after the start of the run, and what else there is to say.
@@ -69,10 +69,13 @@ class Engine:
     """The state of one run.
 
     ``targets``: the futures whose values are wanted. ``options``: as `options.effective` returns them. ``home``: the
-    lane of calls whose node does not say ``where``: the driver's, the threads' or the processes'.
+    lane of calls whose node does not say ``where``: the driver's, the threads' or the processes'. ``lanes``: those that
+    have workers, or will have; what should run in another runs at home.
     """
 
-    def __init__(self, targets: Iterable[Future[Any]], options: dict[str, Any], *, home: str) -> None:
+    def __init__(
+        self, targets: Iterable[Future[Any]], options: dict[str, Any], *, home: str, lanes: Iterable[str]
+    ) -> None:
         self.targets = tuple(targets)
         self.keep_going = options["on_error"] == "continue"
         self.max_depth: int = options["max_depth"]
@@ -81,6 +84,7 @@ class Engine:
         self.lanes = {"driver": Lane(), "thread": Lane(), "process": Lane()}
         self.driver = self.lanes["driver"]
         self.home = self.lanes[home]
+        self.staffed = frozenset(lanes)
         self.apart = home == "process"  # values may be elsewhere, and what only records runs in the driver
         self.left = 0  # claimed calls that have not settled
         self.in_hand = 0  # calls that were taken and have not come back
@@ -94,6 +98,7 @@ class Engine:
         self.attempts: dict[Future[Any], int] = {}
         self.dropped: list[Future[Any]] = []  # cancelled while a worker had them: whoever can stop them does
         self.listener: Callable[[Note], None] | None = None
+        self.seeds = None if options["seed"] is None else Seeds(options["seed"], self.targets)
         self.notes: list[Note] = []  # what cannot be read off the calls afterwards
         self.began = perf_counter()
         self.ended = self.began
@@ -103,7 +108,7 @@ class Engine:
     def start(self) -> None:
         """Claim everything that the targets need and queue what is ready."""
         fresh = self._claim(self.targets)
-        self._rank(fresh)
+        rank(fresh)
         for call in fresh:
             if not call._waiting:
                 self._ready(call)
@@ -248,45 +253,9 @@ class Engine:
             lane.wake.put(None)
 
     def _lane_of(self, definition: Definition) -> Lane:
-        if self.home is self.driver:  # inline: everything happens in one thread, one call after the other
-            return self.driver
-        if definition.where is not None:
+        if definition.where in self.staffed:
             return self.lanes[definition.where]
-        return self.driver if in_driver(definition) else self.home
-
-    def _rank(self, fresh: list[Future[Any]]) -> None:
-        """Give new calls their bottom levels: the dearest way from their start to the end of the run."""
-        in_order = sorted(fresh, key=_number)
-        # Numbers are an order of needs before dependents, except where `after` or a component says otherwise.
-        if any(call.expansion is not None or (call.dependencies and _is_backward(call)) for call in in_order):
-            in_order = _topological(in_order)
-        for call in reversed(in_order):
-            level = 0.0
-            for dependent in call._dependents:
-                if dependent._level > level:
-                    level = dependent._level
-            call._level = level if call.expansion is not None else level + call.definition.expected
-
-    def _raise_levels(self, changed: list[Future[Any]]) -> None:
-        """Raise the levels of calls that were there before, upstream of calls that are new or have new calls."""
-        upstream: dict[Future[Any], None] = {}
-        seen = set(changed)
-        pending = list(changed)
-        while pending:
-            call = pending.pop()
-            for need in call.dependencies if call.expansion is None else call.expansion.calls:
-                if need._engine is self and need.state not in SETTLED and need not in seen:
-                    seen.add(need)
-                    upstream[need] = None
-                    pending.append(need)
-        for call in reversed(_topological(list(upstream))) if upstream else ():
-            level = max([dependent._level for dependent in call._dependents], default=0.0)
-            if call.expansion is None:
-                level += call.definition.expected
-            if level > call._level:
-                call._level = level
-                if call.state is READY:
-                    self._push(call)
+        return self.driver if self.apart and in_driver(definition) else self.home
 
     # What follows when a call has run
 
@@ -409,17 +378,22 @@ class Engine:
 
     def _join(self, fresh: list[Future[Any]], *callers: Future[Any]) -> None:
         try:
-            self._rank(fresh)
-            self._raise_levels([*callers, *fresh])
+            rank(fresh)
+            raised = raise_levels([*callers, *fresh], self)
         except CycleError as error:
             self.stop(error)
             return
+        for call in raised:
+            if call.state is READY:
+                self._push(call)
         for new in fresh:
             if not new._waiting:
                 self._ready(new)
 
     def demand(self, calls: list[Future[Any]]) -> None:
         """Run calls now that the body of an `async def` node has made so far, because it awaits one of them."""
+        if self.seeds is not None:
+            self.seeds.recorded(calls)
         self._join(self._claim(calls))
 
     def _complete(self, call: Future[Any]) -> None:
@@ -609,34 +583,6 @@ class Engine:
 
 _NOBODY: Any = ()
 _CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
-
-
-def _number(call: Future[Any]) -> int:
-    return call.number
-
-
-def _is_backward(call: Future[Any]) -> bool:
-    number = call.number
-    return any(need.number > number for need in call.dependencies)
-
-
-def _topological(fresh: list[Future[Any]]) -> list[Future[Any]]:
-    """Order calls, needs before dependents, whose numbers are no such order; refuse a cycle."""
-    waiting = dict.fromkeys(fresh, 0)
-    for call in fresh:
-        for dependent in call._dependents:
-            if dependent in waiting:
-                waiting[dependent] += 1
-    order = [call for call in fresh if not waiting[call]]
-    for call in order:
-        for dependent in call._dependents:
-            if dependent in waiting:
-                waiting[dependent] -= 1
-                if not waiting[dependent]:
-                    order.append(dependent)
-    if len(order) < len(fresh):
-        raise unfinished_cycle([call for call in fresh if waiting[call]])
-    return order
 
 
 def in_driver(definition: Definition) -> bool:

@@ -41,6 +41,18 @@ class Expanded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Printed(Event):
+    """A call on a worker process printed a line. It is told to a listener as it happens, and not kept.
+
+    >>> Printed(name="train", number=3, at=0.6, text="epoch 1", stream="stdout").text
+    'epoch 1'
+    """
+
+    text: str
+    stream: str  # "stdout" or "stderr"
+
+
+@dataclass(frozen=True, slots=True)
 class Finished(Event):
     """A call has its value.
 

@@ -48,7 +48,8 @@ class Missing:
 
 
 MISSING = Missing()  # not computed yet
-WAITING, FINISHED = State.WAITING, State.FINISHED
+WAITING, FINISHED, FAILED = State.WAITING, State.FINISHED, State.FAILED
+SETTLED = frozenset((FINISHED, FAILED, State.SKIPPED, State.CANCELLED))
 
 
 class Expansion:

@@ -8,13 +8,14 @@ from contextvars import copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tinygraph.engine import RELEASED, SETTLED, Engine, Note, why_unusable
+from tinygraph.engine import RELEASED, Engine, Note, why_unusable
 from tinygraph.errors import CancelledError, NestedResolveError, NodeTimeout, RecordError
 from tinygraph.executors import executor_for
 from tinygraph.executors.bodies import Recipe
-from tinygraph.future import FINISHED, Future, fetched, recording
+from tinygraph.executors.interrupt import Interruptible
+from tinygraph.future import FAILED, FINISHED, SETTLED, Future, fetched, recording
 from tinygraph.graph import Graph
-from tinygraph.inputs import bound, filled
+from tinygraph.inputs import bound
 from tinygraph.options import effective
 
 if TYPE_CHECKING:
@@ -66,7 +67,11 @@ class Run:
     def failures(self) -> list[Failure]:
         """One entry for each root cause, in the order in which they happened."""
         self.wait()
-        return [] if self._engine is None else [Failure(*failure) for failure in self._engine.failures]
+        if self._engine is not None:
+            return [Failure(*failure) for failure in self._engine.failures]
+        # Everything had settled before this run: what failed then is still the cause.
+        failed = [call for call in self.graph.nodes if call.state is FAILED]
+        return [Failure(call, call.value) for call in failed if not _failed_with_a_call(call)]
 
     @property
     def graph(self) -> Graph:
@@ -93,6 +98,12 @@ class Run:
         from tinygraph.chronicle import events_of
 
         return events_of(self._engine)
+
+    def __repr__(self) -> str:
+        names = ", ".join(repr(target.name) for target in self._targets[:3])
+        if not self._done.is_set():
+            return f"<Run of {names}: running>"
+        return f"<Run of {names}: {self._targets[0].state if self._wanted is self._targets else self._wanted[0].state}>"
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the run is over, at most `timeout` seconds; return whether it is."""
@@ -124,7 +135,7 @@ class Run:
     def _drive(self, inputs: dict[str, Any]) -> None:
         executor = executor_for(self.options["executor"], self.options["workers"])
         deadline = None if self.options["timeout"] is None else monotonic() + self.options["timeout"]
-        engine = self._engine = Engine(self._targets, self.options, home=executor.home)
+        engine = self._engine = Engine(self._targets, self.options, home=executor.home, lanes=executor.lanes)
         listener, close = _listener(self.options["progress"])
         engine.listener = listener
         try:
@@ -132,20 +143,19 @@ class Run:
             if engine.inputs or inputs:
                 engine.close()
                 self._wanted = bound(self._targets, inputs)
-                engine = self._engine = Engine(self._wanted, self.options, home=executor.home)
+                engine = self._engine = Engine(self._wanted, self.options, home=executor.home, lanes=executor.lanes)
                 engine.listener = listener
                 engine.start()
             if self._cancelled:
                 raise CancelledError("the run was cancelled")
             if not engine.over.is_set():
-                executor.drive(engine, deadline)
+                with Interruptible(engine):
+                    executor.drive(engine, deadline)
             if not engine.over.is_set():
                 raise NodeTimeout(f"the run was not over after {self.options['timeout']:g} s")
         finally:
             engine.close()
             close()
-            if self._wanted is not self._targets:
-                filled(self._targets, self._wanted)
         if engine.error is not None:
             raise engine.error
 
@@ -165,7 +175,9 @@ def run(
     - ``workers``: how many threads or processes (default: the cores that this process may use);
     - ``inputs``: values of the graph's inputs by name;
     - ``on_error``: ``"raise"`` the first exception, or ``"continue"`` with what does not depend on it;
-    - ``timeout``: seconds after which the run is given up with :class:`NodeTimeout`;
+    - ``timeout``: seconds after which the run is given up with :class:`NodeTimeout`; processes are stopped, threads are
+      left to themselves, and inline it is looked at between two calls;
+    - ``seed``: a whole number from which ``random`` and ``numpy.random`` are seeded for each call;
     - ``progress``: a function that is called with each :class:`Event`, or True for a line on standard error;
     - ``max_depth``: how deep calls may nest;
     - ``block``: False returns at once; the run goes on in a thread.
@@ -211,6 +223,10 @@ def _listener(progress: Any) -> tuple[Callable[[Note], None] | None, Callable[[]
 
     line = ProgressLine()
     return teller(line), line.close
+
+
+def _failed_with_a_call(call: Future[Any]) -> bool:
+    return call.expansion is not None and any(inner.state is FAILED for inner in call.expansion.calls)
 
 
 def _value(target: Future[Any]) -> Any:

@@ -29,21 +29,23 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from tinygraph.definition import Kind
-from tinygraph.engine import SETTLED, Engine
+from tinygraph.engine import Engine
 from tinygraph.errors import CancelledError, OptionError, TinygraphError
 from tinygraph.executors.bodies import Bodies
 from tinygraph.executors.coroutines import Coroutines
 from tinygraph.executors.envelope import describe_error
+from tinygraph.executors.segments import Parcel, Segments
 from tinygraph.executors.supervisor import STILLBORN, Supervisor
-from tinygraph.executors.transfer import Parcel, Segments, loads
+from tinygraph.executors.transfer import loads
 from tinygraph.executors.worker import RAISED, REPORT_EVERY, Bench
-from tinygraph.future import State, recording
+from tinygraph.future import SETTLED, State, recording
 
 # When a worker may die around a task.
 PHASES = ("before", "computing", "noted", "sending", "sent")
 
 _STARTING = 0.1  # seconds that a simulated worker takes to start
 _ON_THE_WAY = 1e-4  # and a message, either way
+_DYING = 1e-3  # and to die, when it is killed, at most
 _STEPS = 10_000  # and so many more for each call of a run: who takes more steps never ends
 
 
@@ -153,6 +155,7 @@ class SimulatedExecutor:
     """
 
     home = "process"
+    lanes = frozenset(("driver", "process"))
 
     def __init__(self, seed: int = 0, faults: Faults | None = None, *, workers: int = 2) -> None:
         self.seed = seed
@@ -350,7 +353,7 @@ class _Member:
         self._since: float | None = None  # when the body that runs began, and how long it is to take
         self._lasts = 0.0
         self._bench = Bench(Segments(()), clock=self._clock)
-        self._alive, self._up = True, False
+        self._alive, self._up, self._doomed = True, False, False
         self._busy = False
         self._chunks: deque[deque[tuple[int, int, Any]]] = deque()
         self._chunk: deque[tuple[int, int, Any]] = deque()
@@ -393,11 +396,13 @@ class _Member:
         return list(self._noted)
 
     def kill(self) -> None:
-        if self._alive:
-            self._end("killed")
+        self._doomed = True
+        self._later(_DYING * self._machine.random.random(), self._die)
 
     def bury(self) -> int | None:
-        self.kill()
+        if self._alive:
+            self._doomed = True
+            self._die()
         self._machine.stillborn = 0 if self._task else self._machine.stillborn + 1
         self._machine.bury(self)
         return -9
@@ -409,11 +414,8 @@ class _Member:
         self._machine.at(self._machine.now() + seconds, lambda: what() if self._alive else None)
 
     def _die(self) -> None:
-        self._end("died")
-
-    def _end(self, how: str) -> None:
         self._alive = False
-        self._machine.note(how, self.number, *(self._current or ()))
+        self._machine.note("killed" if self._doomed else "died", self.number, *(self._current or ()))
         # The end of a pipe is seen when all that was written before has been read.
         self._machine.at(max(self._machine.now(), self._told_at), self._show_end)
 
@@ -474,7 +476,8 @@ class _Member:
         except Exception:  # the bench will say so
             pass
         if machine.draw(faults.slow):
-            seconds = max(10 * seconds, 1.5 * (timeout or 0.0))
+            # Often by so little that the task ends while its worker is being killed.
+            seconds = max(10 * seconds, (timeout or 0.0) + machine.random.choice((_DYING / 2, 1.0)))
         self._current = name, self._decoded(args)
         machine.note("started", self.number, *self._current)
         if machine.draw(faults.error):

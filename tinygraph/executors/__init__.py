@@ -2,8 +2,8 @@
 
 An executor has one duty: `drive(engine, deadline)` takes ready calls from an engine, has them run, and hands back
 what came out, until `engine.over` is set. Three do it here: `local` (the thread that resolves), `crew` (threads and
-worker processes) and `jobs` (any `concurrent.futures.Executor`); beside each of them, `coroutines` has one event loop for
-all `async def` nodes of a run.
+worker processes) and `jobs` (any `concurrent.futures.Executor`); beside each of them, `coroutines` has one event loop
+for all `async def` nodes of a run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ class Executor(Protocol):
     @property
     def home(self) -> str:
         """The lane of calls whose node does not say where it runs: ``"driver"``, ``"thread"`` or ``"process"``."""
+
+    @property
+    def lanes(self) -> frozenset[str]:
+        """The lanes that it has workers for."""
 
     def drive(self, engine: Engine, deadline: float | None) -> None:
         """Run ready calls of the engine until it is over, or the deadline (of `time.monotonic`) has passed."""

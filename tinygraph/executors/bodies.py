@@ -12,8 +12,9 @@ from tinygraph.checks import check_arguments, surely_fit
 from tinygraph.definition import Definition, Kind
 from tinygraph.engine import Engine
 from tinygraph.errors import NodeExit, NodeTimeout
-from tinygraph.future import Elsewhere, Future, Recorder, fetched, recording
+from tinygraph.future import Elsewhere, Future, Recorder, recording
 from tinygraph.node import parameters_of
+from tinygraph.seeds import Source, restore, source, sow, states
 
 _LEAF = Kind.LEAF  # looked up at every call, and an enum's attribute is slow
 
@@ -36,10 +37,6 @@ class Recipe:
         """Return a new object."""
         return self.cls(*self.args, **self.kwargs)
 
-    def live(self) -> Any:
-        """Return the object that this process shares, made when it is first asked for."""
-        return _live(self.identity, self.cls, self.args, self.kwargs)
-
     def __reduce__(self) -> tuple[Any, ...]:
         return _live, (self.identity, self.cls, self.args, self.kwargs)
 
@@ -56,12 +53,18 @@ class Bodies:
         self.worker = worker
         self._recorder = Recorder()
         self._objects: dict[str, Any] = {}
+        if engine.seeds is not None:
+            self.perform = self._sow_and_perform  # type: ignore[method-assign]
 
     def __enter__(self) -> Bodies:
         self._token = recording.set(self._recorder)
+        if self.engine.seeds is not None:
+            self._states = states()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self.engine.seeds is not None and not self._on_threads:
+            restore(self._states)
         recording.reset(self._token)
         self.close()
 
@@ -106,9 +109,23 @@ class Bodies:
                 return
         engine.settle(call, value, made, began, self.worker)
 
+    @property
+    def _on_threads(self) -> bool:
+        """Whether bodies run beside this one that share what `random` and `numpy.random` have."""
+        return self.worker >= 0 and self.engine.home is not self.engine.driver
+
+    def _sow_and_perform(self, call: Future[Any]) -> None:
+        assert self.engine.seeds is not None
+        seed = self.engine.seeds.of(call)
+        if self._on_threads:
+            source.set(Source(seed))
+        else:
+            sow(seed, call.definition.function)
+        Bodies.perform(self, call)
+
     def arguments(self, call: Future[Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments of a call as values that a body can use here."""
-        return arguments_of(call, self._usable)
+        return arguments_of(call, self.usable)
 
     def close(self) -> None:
         """Close the objects that were made here."""
@@ -116,7 +133,8 @@ class Bodies:
         for thing in objects.values():
             close(thing)
 
-    def _usable(self, value: Any) -> Any:
+    def usable(self, value: Any) -> Any:
+        """Return a value as a body can use it here: fetched from elsewhere, made from its recipe."""
         if isinstance(value, Elsewhere):
             return value.fetch()
         if type(value) is not Recipe:
@@ -141,12 +159,6 @@ def arguments_of(call: Future[Any], use: Callable[[Any], Any]) -> tuple[list[Any
     return args, {name: argument(arg) for name, arg in (call.kwargs or {}).items()}
 
 
-def usable_here(value: Any) -> Any:
-    """Return a value as a body anywhere in this process can use it."""
-    value = fetched(value)
-    return value.live() if type(value) is Recipe else value
-
-
 def run_body(definition: Definition, identity: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Run the body of a node with arguments that are values; `identity` names the call."""
     function = definition.function
@@ -166,9 +178,9 @@ def run_body(definition: Definition, identity: str, args: list[Any], kwargs: dic
             return items if end.value is None else end.value
 
 
-def too_slow(call: Future[Any]) -> NodeTimeout:
-    """Return the error of a call that took longer than its node allows."""
-    return NodeTimeout(f"{call.name!r} took longer than its timeout of {call.definition.timeout:g} s and was stopped")
+def too_slow(call: Future[Any], end: str) -> NodeTimeout:
+    """Return the error of a call that took longer than its node allows; `end` says what became of it."""
+    return NodeTimeout(f"{call.name!r} took longer than its timeout of {call.definition.timeout:g} s; {end}")
 
 
 def exit_of(name: str, error: SystemExit) -> NodeExit:

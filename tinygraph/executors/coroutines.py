@@ -7,9 +7,10 @@ from contextvars import copy_context
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from tinygraph.engine import SETTLED, Engine
+from tinygraph.engine import Engine
 from tinygraph.executors.bodies import Bodies, exit_of, too_slow
-from tinygraph.future import FINISHED, Future, Recorder, recording
+from tinygraph.future import FINISHED, SETTLED, Future, Recorder, recording
+from tinygraph.seeds import Source, source
 
 if TYPE_CHECKING:
     import asyncio
@@ -81,6 +82,8 @@ class Coroutines:
 
         recorder.demand = demand
         recording.set(recorder)
+        if engine.seeds is not None:
+            source.set(Source(engine.seeds.of(call)))
         began = perf_counter()
         limit = asyncio.timeout(call.definition.timeout)
         try:
@@ -94,7 +97,7 @@ class Coroutines:
                 error = exit_of(call.name, error)
             with engine.lock:
                 if isinstance(error, TimeoutError) and limit.expired():
-                    engine.gave_up(call, too_slow(call), began, 0)
+                    engine.gave_up(call, too_slow(call, "it was cancelled"), began, 0)
                 else:
                     engine.raised(call, error, began, 0)
         else:

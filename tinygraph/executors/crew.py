@@ -11,8 +11,10 @@ from contextvars import copy_context
 from queue import SimpleQueue
 
 from tinygraph.engine import Engine
+from tinygraph.executors.ambient import snapshot
 from tinygraph.executors.coroutines import Coroutines
 from tinygraph.executors.local import work
+from tinygraph.executors.output import Outlet
 from tinygraph.executors.pool import Pool, pool
 
 
@@ -26,6 +28,8 @@ class Crew:
 
     ``home``: ``"thread"`` or ``"process"``: where calls run whose node does not say. ``workers``: how many of each.
     """
+
+    lanes = frozenset(("driver", "thread", "process"))
 
     def __init__(self, home: str, workers: int) -> None:
         self.home = home
@@ -50,15 +54,26 @@ class _Shift:
         self._workers = workers
         self._threads: dict[int, threading.Thread] = {}
         self._pool: Pool | None = None
+        self._outlet = Outlet(engine)
         self._context = copy_context()
         # Until a lane has workers of its own, the driver is woken, so that it hires them.
         for name in ("thread", "process"):
             engine.lanes[name].idle = 1
             engine.lanes[name].wake = engine.driver.wake
 
-    def staff(self) -> None:
-        """Hire workers for lanes that have calls; the caller holds the engine's lock."""
+    def staff(self) -> bool:
+        """Hire workers for lanes that have calls, and write what nodes have said; return whether that took its time.
+
+        The caller holds the engine's lock, which is let go while anything is written.
+        """
         engine = self._engine
+        if self._outlet:
+            engine.lock.release()
+            try:
+                self._write()
+            finally:
+                engine.lock.acquire()
+            return True
         threads, processes = engine.lanes["thread"], engine.lanes["process"]
         if threads.queue and not self._threads:
             threads.idle, threads.wake = 0, SimpleQueue()
@@ -67,14 +82,20 @@ class _Shift:
         if processes.queue and self._pool is None:
             self._pool = pool(self._workers)
             processes.wake = self._pool.bell
-            self._pool.open(engine, self._workers)
+            self._pool.open(engine, self._workers, self._outlet, snapshot())
         if self._pool is not None and engine.dropped:
             self._pool.ring()
+        return False
+
+    def _write(self) -> None:
+        if self._outlet.deliver() and self._pool is not None:
+            self._pool.ring()  # there is room again
 
     def end(self) -> None:
         """Release the processes, and wait for the threads if nothing runs in them any more."""
         if self._pool is not None:
             self._pool.close(self._engine)
+            self._write()
         if self._engine.over.is_set() and self._engine.error is None:
             for thread in self._threads.values():
                 thread.join()

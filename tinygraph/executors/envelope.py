@@ -13,10 +13,12 @@ from typing import Any
 from tinygraph.capture import parts_of
 from tinygraph.definition import Definition
 from tinygraph.errors import NodeError, PayloadError
+from tinygraph.executors.ambient import dumps
 from tinygraph.executors.bodies import exit_of, run_body
 from tinygraph.future import Future, Recorder, recording
 from tinygraph.node import parameters_of
 from tinygraph.portable import pack, unpack
+from tinygraph.seeds import Source, source, sow
 
 
 class RemoteTraceback(Exception):
@@ -41,12 +43,12 @@ class Outcome:
     made: list[Future[Any]] = field(default_factory=list)
 
 
-def encode(definition: Definition, identity: str, args: list[Any], kwargs: dict[str, Any]) -> bytes:
+def encode(
+    definition: Definition, identity: str, args: list[Any], kwargs: dict[str, Any], seed: int | None = None
+) -> bytes:
     """Return a call as bytes for a worker; raises :class:`PayloadError` naming the argument that cannot travel."""
-    import cloudpickle
-
     try:
-        return cloudpickle.dumps((definition, identity, args, kwargs))  # type: ignore[no-any-return]
+        return dumps((definition, identity, args, kwargs, seed))
     except Exception as error:
         raise why_unpicklable(definition, args, kwargs, error) from error
 
@@ -94,8 +96,10 @@ def perform(payload: bytes) -> bytes:
     began = perf_counter()
     name = "a call"
     try:
-        definition, identity, args, kwargs = pickle.loads(payload)
+        definition, identity, args, kwargs, seed = pickle.loads(payload)
         name = definition.name
+        if seed is not None:
+            sow(seed, definition.function)
         value, made = _run(definition, identity, args, kwargs)
         return _encoded_value(name, value, made, perf_counter() - began)
     except BaseException as error:
@@ -103,9 +107,12 @@ def perform(payload: bytes) -> bytes:
         return pickle.dumps((False, os.getpid(), perf_counter() - began, describe_error(error), b""))
 
 
-def perform_here(definition: Definition, identity: str, args: list[Any], kwargs: dict[str, Any]) -> Outcome:
+def perform_here(
+    definition: Definition, identity: str, args: list[Any], kwargs: dict[str, Any], seed: int | None = None
+) -> Outcome:
     """Run one call in a thread of the driver's process, where nothing needs to be encoded."""
     began, worker = perf_counter(), threading.get_ident()
+    source.set(None if seed is None else Source(seed))
     try:
         value, made = _run(definition, identity, args, kwargs)
         return Outcome(value, None, perf_counter() - began, worker, made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
 from concurrent.futures import Future as Job
 from queue import Empty
@@ -11,10 +12,10 @@ from typing import Any
 from tinygraph.definition import Kind
 from tinygraph.engine import Engine
 from tinygraph.errors import WorkerLost
-from tinygraph.executors.bodies import Bodies, arguments_of, usable_here
+from tinygraph.executors.bodies import Bodies, arguments_of, too_slow
 from tinygraph.executors.coroutines import Coroutines
 from tinygraph.executors.envelope import Outcome, decode, encode, perform, perform_here
-from tinygraph.future import Future, fetched
+from tinygraph.future import Future, State, fetched
 
 
 class Jobs:
@@ -27,7 +28,9 @@ class Jobs:
     3
     """
 
+    # Whatever it is made of, its workers are not ours: values cross to them, and bodies that only record stay here.
     home = "process"
+    lanes = frozenset(("driver", "process"))
 
     def __init__(self, pool: Executor, workers: int) -> None:
         self._pool = pool
@@ -85,18 +88,35 @@ class Jobs:
         began = perf_counter()
         try:
             identity = f"{call.name}#{call.number}"
+            seed = None if engine.seeds is None else engine.seeds.of(call)
             if isinstance(self._pool, ThreadPoolExecutor):
                 job: Job[Any] = self._pool.submit(
-                    perform_here, call.definition, identity, *arguments_of(call, usable_here)
+                    perform_here, call.definition, identity, *arguments_of(call, bodies.usable), seed
                 )
             else:
-                job = self._pool.submit(perform, encode(call.definition, identity, *arguments_of(call, fetched)))
+                payload = encode(call.definition, identity, *arguments_of(call, fetched), seed)
+                job = self._pool.submit(perform, payload)
         except BaseException as error:
             with engine.lock:
                 engine.raised(call, error, began, -1)
             return
         self._jobs[call] = job
+        if call.definition.timeout is not None:
+            self._watch_time(engine, call, call.definition.timeout)
         job.add_done_callback(lambda job: engine.post(lambda: self._done(engine, call, job, began)))
+
+    def _watch_time(self, engine: Engine, call: Future[Any], seconds: float) -> None:
+        """Give a call up after so many seconds in the executor, which alone could stop its body."""
+
+        def expire() -> None:
+            with engine.lock:
+                if call.state is State.RUNNING and call._engine is engine:
+                    engine.fail(call, too_slow(call, "its body runs on, because this executor cannot stop it"))
+            engine.driver.wake.put(None)
+
+        timer = threading.Timer(seconds, expire)
+        timer.daemon = True
+        timer.start()
 
     def _done(self, engine: Engine, call: Future[Any], job: Job[Any], began: float) -> None:
         """Tell the engine what came out of a job; runs with its lock held, in the thread that drives."""

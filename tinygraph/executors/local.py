@@ -26,6 +26,7 @@ class Inline:
     """
 
     home = "driver"
+    lanes = frozenset(("driver",))
 
     def drive(self, engine: Engine, deadline: float | None) -> None:
         """Run ready calls of the engine until it is over, or the deadline has passed."""
@@ -41,12 +42,12 @@ def work(
     worker: int,
     deadline: float | None = None,
     replace: Callable[[int], None] | None = None,
-    when_idle: Callable[[], None] | None = None,
+    when_idle: Callable[[], bool] | None = None,
 ) -> None:
     """Take calls of a lane and run them until the run is over: the loop of a worker in this process.
 
-    ``replace(worker)`` is called when a call keeps this thread beyond its timeout, ``when_idle()`` before it waits;
-    both with the engine's lock held.
+    ``replace(worker)`` is called when a call keeps this thread beyond its timeout, ``when_idle()`` before it waits,
+    and returns whether to look again instead; both with the engine's lock held.
     """
     over, lock = engine.over.is_set, engine.lock
     with Bodies(engine, worker) as bodies:
@@ -55,8 +56,8 @@ def work(
             while not over():
                 call = engine.take(lane)
                 if call is None:
-                    if when_idle is not None:
-                        when_idle()
+                    if when_idle is not None and when_idle():
+                        continue
                     if not _wait(engine, lane, deadline):
                         return
                 elif call.definition.kind is _COROUTINE:
@@ -89,7 +90,7 @@ def _perform_in_time(engine: Engine, bodies: Bodies, call: Future[Any], replace:
         nonlocal replaced
         with engine.lock:
             if call.state is State.RUNNING and call._engine is engine:
-                engine.fail(call, too_slow(call))
+                engine.fail(call, too_slow(call, "its body runs on, because a thread cannot be stopped"))
                 if replace is not None and not engine.over.is_set():
                     replaced = True
                     replace(bodies.worker)

@@ -17,12 +17,12 @@ from struct import Struct
 from time import monotonic
 from typing import Any
 
+from tinygraph.executors.ambient import THREAD_LIMITS
 from tinygraph.executors.ledger import Ledger
 from tinygraph.executors.output import Hearing, Said
-from tinygraph.executors.transfer import Segments
+from tinygraph.executors.segments import Segments
 from tinygraph.executors.worker import main
 
-_THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _LENGTH, _LONG, _LONGEST = Struct("!i"), Struct("!Q"), 0x7FFFFFFF
 _PIECE = 1 << 18  # bytes that are read or written at once
 _NOW = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
@@ -235,7 +235,7 @@ class Machine:
         """Start a worker process, one of so many."""
         # The threads of numerical libraries, times the workers, are not to be more than the cores.
         threads = str(max(1, (os.cpu_count() or 1) // workers))
-        environment = {name: os.environ.get(name, threads) for name in _THREAD_LIMITS}
+        environment = {name: os.environ.get(name, threads) for name in THREAD_LIMITS}
         return Member(number, self._segments, environment, self._ears)
 
     def listen(self, timeout: float | None) -> list[Member]:

@@ -31,6 +31,7 @@ import warnings
 from collections import deque
 from multiprocessing.connection import Connection, Pipe
 from time import perf_counter
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Speaker(io.RawIOBase):
             self._write(view)
             return view.nbytes
 
-    def tell(self, kind: bytes, packed: bytes) -> None:
+    def tell_of(self, kind: bytes, packed: bytes) -> None:
         """Write something that is no text."""
         with self._telling:
             if self._ledger.task != self._named:
@@ -154,7 +155,7 @@ class RecordSender(logging.Handler):
             except Exception:  # something that the user put into `extra`
                 plain = (str, int, float, type(None))
                 packed = pickle.dumps({k: v if type(v) in plain else repr(v) for k, v in state.items()})
-            self._speaker.tell(_RECORD, packed)
+            self._speaker.tell_of(_RECORD, packed)
         except Exception:
             self.handleError(record)
 
@@ -164,8 +165,8 @@ def speak_through(out: Connection, err: Connection, token: bytes, ledger: Ledger
     import faulthandler
 
     speakers = Speaker(out, 1, token, ledger), Speaker(err, 2, token, ledger)
-    sys.stdout = sys.__stdout__ = _text_on(speakers[0], "<stdout>")  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _text_on(speakers[1], "<stderr>")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _text_on(speakers[0])  # type: ignore[misc, assignment]
+    sys.stderr = sys.__stderr__ = _text_on(speakers[1])  # type: ignore[misc, assignment]
     faulthandler.enable(file=2)
     logging.getLogger().addHandler(RecordSender(speakers[1]))
 
@@ -177,34 +178,27 @@ def speak_through(out: Connection, err: Connection, token: bytes, ledger: Ledger
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        speakers[1].tell(_WARNED, _packed_warning(message, category, filename, lineno))
+        speakers[1].tell_of(_WARNED, _packed_warning(message, category, filename, lineno))
 
     warnings.showwarning = show
 
 
-def _text_on(speaker: Speaker, name: str) -> io.TextIOWrapper:
-    # Nothing is held back: what was written when a worker dies has been written.
-    stream = io.TextIOWrapper(
-        speaker,  # type: ignore[type-var]  # a raw stream, as `python -u` does it
-        encoding="utf-8",
-        errors="backslashreplace",
-        newline="\n",
-        write_through=True,
-    )
-    stream.mode = "w"  # type: ignore[misc]
-    return stream
+def _text_on(speaker: Speaker) -> TextIO:
+    # Straight on a raw stream, as `python -u` has it: what was printed when a worker dies has left it.
+    raw: Any = speaker
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="\n", write_through=True)
 
 
 def _packed_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int) -> bytes:
     import cloudpickle
 
     module = None
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:  # whoever issued it: filters go by the name of its module
         if frame.f_code.co_filename == filename:
             module = frame.f_globals.get("__name__")
             break
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     for form in (message, str(message)):
         try:
             return cloudpickle.dumps((form, category, filename, lineno, module))  # type: ignore[no-any-return]
@@ -222,8 +216,8 @@ class Transcript:
     >>> transcript = Transcript(STDOUT, b"token")
     >>> transcript.feed(b"\\x1etokenT1\\n7one\\ntwo\\nthr")
     [Said(task=7, channel='stdout', text='one\\ntwo\\n', packed=b'')]
-    >>> transcript.feed(b"ee\\x1etok"), transcript.feed(b"enT1\\n8four\\n")
-    ([], [Said(task=7, channel='stdout', text='three', packed=b''), Said(task=8, channel='stdout', text='four\\n', ...)])
+    >>> transcript.feed(b"ee\\x1etok"), [said.text for said in transcript.feed(b"enT1\\n8four\\n")]
+    ([], ['three', 'four\\n'])
     """
 
     def __init__(self, channel: str, token: bytes) -> None:
@@ -375,6 +369,10 @@ class Outlet:
         self._engine = engine
         self._queue: deque[tuple[Whose, Said, float]] = deque()
         self._waiting = 0
+
+    def __bool__(self) -> bool:
+        """Whether anything waits to be written."""
+        return bool(self._queue)
 
     @property
     def full(self) -> bool:

@@ -12,8 +12,8 @@ from tinygraph.engine import Engine
 from tinygraph.errors import WorkerLost
 from tinygraph.executors.machine import Machine
 from tinygraph.executors.output import Outlet
+from tinygraph.executors.segments import Segments
 from tinygraph.executors.supervisor import Supervisor
-from tinygraph.executors.transfer import Segments
 
 
 class Pool:
@@ -38,14 +38,14 @@ class Pool:
         """Whether it can serve runs."""
         return self._thread.is_alive() and not self._closing
 
-    def open(self, engine: Engine, workers: int, outlet: Outlet | None = None) -> None:
-        """Begin to serve a run, with so many workers from now on; what its tasks say goes to the outlet."""
+    def open(self, engine: Engine, workers: int, outlet: Outlet, ambient: bytes) -> None:
+        """Begin to serve a run, with so many workers from now on; see :meth:`Supervisor.enter`."""
 
         def enter() -> None:
             supervisor = self._supervisor
             # A run that is under way keeps the workers that it asked for.
             supervisor.workers = max(workers, supervisor.workers) if supervisor.busy else workers
-            supervisor.enter(engine, outlet)
+            supervisor.enter(engine, outlet, ambient)
 
         self._order(enter)
         # Looked at after ordering, as the thread says so before it reads its last orders: one of the two sees it.

@@ -23,11 +23,13 @@ from tinygraph.capture import ATOMS
 from tinygraph.definition import Definition
 from tinygraph.engine import Engine
 from tinygraph.errors import PayloadError, WorkerLost
+from tinygraph.executors.ambient import dumps as pickled
 from tinygraph.executors.bodies import arguments_of, too_slow
 from tinygraph.executors.envelope import rebuild_error, why_unpicklable
 from tinygraph.executors.output import LAST_WORDS, Outlet, Said, Whose, write
-from tinygraph.executors.transfer import Kept, Outbox, Parcel, Segments, dumps
-from tinygraph.executors.worker import EXPANDED, PLAIN, RAISED, SMALL
+from tinygraph.executors.segments import Parcel, Segments
+from tinygraph.executors.transfer import Kept, Outbox, dumps
+from tinygraph.executors.worker import AMBIENT, EXPANDED, PLAIN, RAISED, SEEDS, SMALL
 from tinygraph.future import Future, State
 from tinygraph.portable import unpack
 
@@ -93,13 +95,27 @@ class Task:
 class Hand:
     """A worker with the supervisor's books on it."""
 
-    __slots__ = ("ahead", "alone", "known", "late", "left", "member", "said", "speaks", "tasks", "voice", "words")
+    __slots__ = (
+        "ahead",
+        "alone",
+        "ambient",
+        "known",
+        "late",
+        "left",
+        "member",
+        "said",
+        "speaks",
+        "tasks",
+        "voice",
+        "words",
+    )
 
     def __init__(self, member: Member) -> None:
         self.member = member
         self.tasks: dict[int, Task] = {}  # sent and not reported, in order
         self.ahead = 0.0  # expected seconds of work in them
         self.alone = False  # its task may have to be killed: nothing is sent after it, to die with it
+        self.ambient = b""  # what surrounds its tasks, as it was sent last
         self.known: set[int] = set()  # the definitions that it was sent
         self.left: float | None = None  # since when nobody waits for the task that it runs
         self.late = 0  # the task for which it was killed, because that took too long
@@ -128,18 +144,23 @@ class Supervisor:
         self._lost: dict[Future[Any], int] = {}  # how many workers died while they had the call
         self._alone: deque[Task] = deque()  # suspects: each is run by a worker that has nothing else
         self._stillborn = 0  # how many workers in a row died without having begun anything
+        # Once a worker has died, one more than is needed is kept warm: the next death costs no start.
+        self._spare: Hand | None = None
+        self._wants_spare = False
+        self._ambients: dict[Engine, bytes] = {}
         self._outlets: dict[Engine, Outlet] = {}  # where what the tasks of a run say goes
         self._unheard: list[Hand] = []  # workers that say so much that they have to wait
         self._idle_since = machine.now()
 
     # Runs
 
-    def enter(self, engine: Engine, outlet: Outlet | None = None) -> None:
-        """Begin to serve a run; what its tasks say goes to the outlet."""
+    def enter(self, engine: Engine, outlet: Outlet | None = None, ambient: bytes = b"") -> None:
+        """Begin to serve a run; what its tasks say goes to the outlet, and `ambient` is what surrounds them."""
         self._engines.append(engine)
         self._outboxes[engine] = Outbox(self.segments)
         if outlet is not None:
             self._outlets[engine] = outlet
+        self._ambients[engine] = ambient
 
     def leave(self, engine: Engine) -> None:
         """Stop serving a run, and stop what it still has running."""
@@ -161,6 +182,7 @@ class Supervisor:
                 self._hear(hand)
                 hand.voice = None
         self._outlets.pop(engine, None)
+        del self._ambients[engine]
 
     def stop(self, error: BaseException) -> None:
         """End every run with an error."""
@@ -202,6 +224,8 @@ class Supervisor:
                 with engine.lock:
                     engine.dropped.clear()
         self._feed()
+        if self._wants_spare and self._spare is None and self._engines and len(self._hands) >= self.workers:
+            self._spare = self._hire()
         for member in self.machine.listen(self._patience()):
             hand = self._hands[member]
             outcomes = member.receive()
@@ -267,18 +291,24 @@ class Supervisor:
         """Return the worker that should be sent something: an idle one, a new one, one that soon will be idle."""
         best: Hand | None = None
         for hand in self._hands.values():
+            if hand is self._spare:
+                continue
             if not hand.tasks:
                 if not hand.late:
                     return hand
             elif not (hand.late or hand.alone) and (best is None or hand.ahead < best.ahead):
                 best = hand
-        if len(self._hands) < self.workers:
-            member = self.machine.launch(next(self._numbers), self.workers)
-            hand = self._hands[member] = Hand(member)
+        if len(self._hands) - (self._spare is not None) < self.workers:
+            hand, self._spare = self._spare or self._hire(), None
             return hand
         # A few more tasks are not worth a message to a worker that has something to do.
         enough = any(len(engine.lanes["process"].queue) >= FEW for engine in self._engines)
         return best if best is not None and best.ahead < AHEAD and enough else None
+
+    def _hire(self) -> Hand:
+        member = self.machine.launch(next(self._numbers), self.workers)
+        hand = self._hands[member] = Hand(member)
+        return hand
 
     def _send_next(self, hand: Hand) -> bool:
         """Send a worker its next chunk; return whether there was one."""
@@ -324,7 +354,8 @@ class Supervisor:
         return tasks
 
     def _send(self, hand: Hand, tasks: list[Task]) -> None:
-        definitions: dict[int, bytes] = {}
+        definitions: dict[int, Any] = {}
+        seeds: dict[int, int] = {}
         rows: list[tuple[int, int, Any]] = []
         for task in tasks:
             call = task.call
@@ -340,22 +371,27 @@ class Supervisor:
                 definitions[index] = code
             if type(args) is Parcel:
                 task.parcel = args
+            if task.engine.seeds is not None:
+                seeds[task.number] = task.engine.seeds.of(call)
             rows.append((task.number, index, args))
             hand.tasks[task.number] = task
             hand.ahead += self._durations.get(call.definition, UNKNOWN) + PER_TASK
         if not rows:
             return
+        if seeds:
+            definitions[SEEDS] = seeds
+        ambient = self._ambients[tasks[0].engine]
+        if hand.ambient != ambient:
+            hand.ambient = definitions[AMBIENT] = ambient
         hand.member.send(pickle.dumps((definitions, rows)))
 
     def _definition(self, definition: Definition, engine: Engine) -> tuple[int, bytes]:
         """Return a node as bytes, and its number: the same as before, unless it changed since another run."""
-        import cloudpickle
-
         known = self._definitions.get(definition)
         if known is not None and known[2] is engine:
             return known[:2]
         try:
-            code = cloudpickle.dumps(definition)
+            code = pickled(definition)
         except Exception as error:
             raise PayloadError(f"{definition.name}: the node cannot be pickled for a worker: {error}") from error
         index = known[0] if known is not None and known[1] == code else next(self._numbers)
@@ -394,7 +430,7 @@ class Supervisor:
 
     def _pass_on(self, hand: Hand, pieces: list[Said]) -> None:
         for said in pieces:
-            number, whose, engine = self._voice(hand, said)
+            whose, engine = self._voice(hand, said)
             if said.text:
                 hand.words = (hand.words + said.text)[-LAST_WORDS:]
             outlet = self._outlets.get(engine) if engine is not None else None
@@ -406,7 +442,7 @@ class Supervisor:
                 hand.member.hear(False)  # type: ignore[attr-defined]  # who says something has this as well
                 self._unheard.append(hand)
 
-    def _voice(self, hand: Hand, said: Said) -> tuple[int, Whose, Engine | None]:
+    def _voice(self, hand: Hand, said: Said) -> tuple[Whose, Engine | None]:
         """Return which task said something."""
         # All that a task said was heard before it was settled: what comes later is of the one that runs.
         task = hand.tasks.get(said.task) or hand.tasks.get(hand.member.running()[0])
@@ -415,7 +451,7 @@ class Supervisor:
                 hand.words = ""
                 hand.voice = task.number, Whose(task.call.name, task.call.number), task.engine
             hand.speaks = True
-        return hand.voice or (0, Whose("worker", hand.member.number), None)
+        return (Whose("worker", hand.member.number), None) if hand.voice is None else hand.voice[1:]
 
     def _hear_again(self) -> None:
         """Listen again to the workers that had to wait, if what they said has been written."""
@@ -473,6 +509,7 @@ class Supervisor:
         self._take_report(hand, hand.member.unsent())
         running, _ = hand.member.running()
         tasks = list(hand.tasks.values())
+        self._wants_spare = hand is not self._spare  # one that died itself is not replaced until it is missed
         code = self._dismiss(hand)
         for task in tasks:
             if task.number == running:
@@ -494,7 +531,7 @@ class Supervisor:
                 engine.give_back(call)
             return
         if hand.late:
-            error = too_slow(call)
+            error = too_slow(call, "it was stopped")
         else:
             lost = self._lost[call] = self._lost.get(call, 0) + 1
             if lost < ATTEMPTS:
@@ -510,6 +547,8 @@ class Supervisor:
     def _dismiss(self, hand: Hand) -> int | None:
         """End a worker and free what it held; return its exit code."""
         del self._hands[hand.member]
+        if hand is self._spare:
+            self._spare = None
         if hand in self._unheard:
             self._unheard.remove(hand)
         pid = hand.member.pid
@@ -521,9 +560,9 @@ class Supervisor:
         return code
 
     def _dismiss_surplus(self) -> None:
-        surplus = len(self._hands) - self.workers
+        surplus = len(self._hands) - (self._spare is not None) - self.workers
         if surplus > 0:
-            for hand in [hand for hand in self._hands.values() if not hand.tasks][:surplus]:
+            for hand in [hand for hand in self._hands.values() if not hand.tasks and hand is not self._spare][:surplus]:
                 self._dismiss(hand)
 
     def _let_go(self, task: Task) -> None:

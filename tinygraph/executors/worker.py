@@ -18,13 +18,16 @@ from typing import Any
 
 from tinygraph.capture import ATOMS
 from tinygraph.definition import Kind
+from tinygraph.executors.ambient import Surroundings
 from tinygraph.executors.bodies import exit_of, run_body
 from tinygraph.executors.envelope import describe_error, why_no_way_back
 from tinygraph.executors.ledger import Ledger
 from tinygraph.executors.output import speak_through
-from tinygraph.executors.transfer import Parcel, Segments, dumps, loads
+from tinygraph.executors.segments import Parcel, Segments
+from tinygraph.executors.transfer import dumps, loads
 from tinygraph.future import Future, Recorder, recording
 from tinygraph.portable import pack
+from tinygraph.seeds import sow
 
 # A worker reports at least this often, in seconds: a longer task is reported as it ends, shorter ones together.
 REPORT_EVERY = 0.001
@@ -32,6 +35,8 @@ REPORT_EVERY = 0.001
 SMALL = 1 << 12
 
 PLAIN, PARCEL, EXPANDED, RAISED = range(4)  # what sort of outcome it is
+# What a message may bring besides definitions, whose numbers are positive: what surrounds its tasks, and their seeds.
+AMBIENT, SEEDS = 0, -1
 
 _PR_SET_PDEATHSIG = 1
 
@@ -47,11 +52,15 @@ class Bench:
         self.clock = clock
         self.definitions: dict[int, Any] = {}  # bytes until first used
         self.recorder = Recorder()
+        self.seeds: dict[int, int] = {}  # by task
+        self.learned: Callable[[], None] = lambda: None  # called when a definition was decoded, and its module imported
 
     def unpack(self, message: bytes) -> list[tuple[int, int, Any]]:
         """Learn the definitions that a message brings and return its tasks: number, definition, arguments."""
         definitions, tasks = pickle.loads(message)
         self.definitions.update(definitions)
+        if SEEDS in definitions:
+            self.seeds.update(self.definitions.pop(SEEDS))
         return tasks  # type: ignore[no-any-return]
 
     def definition(self, index: int) -> Any:
@@ -59,6 +68,7 @@ class Bench:
         found = self.definitions[index]
         if type(found) is bytes:
             found = self.definitions[index] = pickle.loads(found)
+            self.learned()
         return found
 
     def run(self, task: int, index: int, args: Any) -> bytes:
@@ -72,6 +82,8 @@ class Bench:
             if type(definition) is bytes:
                 definition = self.definition(index)
             name = definition.name
+            if self.seeds and task in self.seeds:
+                sow(self.seeds.pop(task), definition.function)
             if type(args) is Parcel:
                 args, kwargs = loads(args, self.segments)
                 value = run_body(definition, f"task {task}", args, kwargs)
@@ -113,20 +125,28 @@ class Worker:
     def serve(self) -> None:
         """Run chunk after chunk until the supervisor closes the pipe, or is gone."""
         recording.set(self.bench.recorder)
+        surroundings = Surroundings()
+        self.bench.learned = surroundings.catch_up
         while True:
             try:
                 message = self.pipe.recv_bytes()
             except (EOFError, OSError):
                 return
-            self._run_chunk(self.bench.unpack(message))
+            tasks = self.bench.unpack(message)
+            if AMBIENT in self.bench.definitions:
+                surroundings.become(self.bench.definitions.pop(AMBIENT))
+            self._run_chunk(tasks, surroundings)
 
-    def _run_chunk(self, tasks: list[tuple[int, int, Any]]) -> None:
+    def _run_chunk(self, tasks: list[tuple[int, int, Any]], surroundings: Surroundings) -> None:
         begin, run, note = self.ledger.begin, self.bench.run, self.ledger.note
+        fresh, (out, err) = surroundings.context.copy, surroundings.streams
         pending: list[bytes] = []
         reported = perf_counter()
         for task, definition, args in tasks:
             begin(task)
-            outcome = run(task, definition, args)
+            outcome = fresh().run(run, task, definition, args)
+            if surroundings.changed or sys.stdout is not out or sys.stderr is not err:
+                surroundings.undo()
             pending.append(outcome)
             if not note(outcome) or perf_counter() - reported > REPORT_EVERY:
                 self._report(pending)
@@ -140,9 +160,7 @@ class Worker:
         pending.clear()
 
 
-def main(
-    pipe: Connection, path: str, folder: str, parent: int, out: Connection, err: Connection, token: bytes
-) -> None:
+def main(pipe: Connection, path: str, folder: str, parent: int, out: Connection, err: Connection, token: bytes) -> None:
     """Be a worker: the target of the process."""
     _settle_in(parent)
     ledger = Ledger(path)

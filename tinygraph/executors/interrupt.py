@@ -1,0 +1,57 @@
+"""Ctrl-C during a run: the run ends at once and in order, whatever the nodes make of it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from tinygraph import engine as books
+from tinygraph.engine import Engine
+from tinygraph.executors.bodies import Bodies
+
+
+class Interruptible:
+    """While a run is driven in the main thread: Ctrl-C stops the run, and is raised only where that harms nothing.
+
+    A `KeyboardInterrupt` can come between any two steps of the interpreter. In the body of a node it belongs there, for
+    nothing else gets the body to end. Between the entries of the engine's books it would leave half of them, or a lock
+    that is held; there the run is only told to stop, which it does within a few steps, and raises it then. So a body
+    that swallows the exception does not go unheard either. A second Ctrl-C is raised wherever it comes.
+
+    A handler of the user's own is left in place.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            before = signal.getsignal(signal.SIGINT)
+            if before is signal.default_int_handler:
+                self._before = before
+                signal.signal(signal.SIGINT, self._interrupt)
+
+    def __exit__(self, *exception: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        engine = self._engine
+        again = isinstance(engine.error, KeyboardInterrupt)
+        engine.stop(KeyboardInterrupt())
+        if again or _in_body(frame):
+            raise KeyboardInterrupt
+
+
+def _in_body(frame: FrameType | None) -> bool:
+    """Whether the body of a node is what runs here, and not what keeps books about it."""
+    while frame is not None:
+        if frame.f_globals is vars(books):
+            return False
+        if frame.f_code is Bodies.perform.__code__:
+            return True
+        frame = frame.f_back
+    return False
