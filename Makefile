@@ -71,10 +71,10 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.made $(METADATA)
-	$(PIP) install -e '.[render]'
+	$(PIP) install -e '.[render]' --config-settings editable_mode=compat
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made $(METADATA) requirements/ci.lock
 	$(PIP) install -r requirements/ci.lock
-	$(PIP) install --no-deps -e .
+	$(PIP) install --no-deps -e . --config-settings editable_mode=compat
 	@touch $@

@@ -50,7 +50,7 @@ def main():
     print(f"(10 + 2) * 5 * (5 - 6) = {future.resolve()}")
 
     picture = IMAGES / f"{engine}_graph.png"
-    future.graph.draw(picture, engine=engine)
+    future.graph.draw(picture, times=False, engine=engine)
     print(f"The graph is drawn in images/{picture.name}")
 
 

@@ -29,6 +29,7 @@ from tinygraph.executors.pool import pool
 
 PHASES = ("starting", "receiving", "computing", "sending", "idle")
 WORKERS = 2
+_PACE = 0.1  # seconds between two kills, on average: now and then one strikes before the last was recovered from
 _STARTS_IN_A_ROW = 8  # of ten in a row that die before they have begun anything the pool is given up, and rightly
 _SPARED_AFTER = 2  # deaths of one task: at the third it would be given up, and rightly
 
@@ -187,6 +188,7 @@ class Killer:
                     continue
                 self.kills.append(Kill(phase, pid, monotonic(), tasks))
                 self._in_a_row = self._in_a_row + 1 if phase == "starting" else 0
+                sleep(self._random.expovariate(1 / _PACE))
 
     def _read(self) -> dict[int, Line]:
         for line in parsed(self._log):
@@ -305,7 +307,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--kills", type=int, default=10_000, help="in all runs together")
-    parser.add_argument("--tasks", type=int, default=200)
+    parser.add_argument("--tasks", type=int, default=500)
     parser.add_argument("--size", type=int, default=4 << 20, help="bytes of an ordinary value that is sent")
     parser.add_argument("--big", type=int, default=200 << 20, help="bytes of the biggest one")
     parser.add_argument("--seed", type=int, default=0)

@@ -54,6 +54,17 @@ def test_the_pipeline_says_its_result_and_draws_its_picture(start, tmp_path, arg
     assert (tmp_path / "images" / f"{picture}_graph.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.needs("pygraphviz")
+def test_the_pipeline_is_drawn_the_same_again(start, tmp_path):
+    """Its picture is kept in the repository: what was measured must not change it with every run."""
+    picture = tmp_path / "images" / "pydot_graph.png"
+    drawn = set()
+    for _ in range(2):
+        start("pipeline.py")
+        drawn.add(picture.read_bytes())
+    assert len(drawn) == 1
+
+
 def test_the_pipeline_refuses_another_engine(start):
     done = start("pipeline.py", "-gv", "crayon")
     assert done.returncode == 2

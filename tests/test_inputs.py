@@ -185,6 +185,14 @@ def test_an_input_travels():
     assert again.resolve(inputs={"x": 1}) == 2
 
 
+def test_an_input_that_arrives_where_it_was_unknown_has_its_type_and_its_default():
+    carried = pickle.dumps(add(Input("x", int, 4), 1))  # nothing here holds the original any more
+    again = pickle.loads(carried)
+    assert again.resolve() == 5
+    with pytest.raises(InputError, match="'x' must be int"):
+        again.resolve(inputs={"x": "one"})
+
+
 def test_inputs_must_be_a_mapping():
     with pytest.raises((OptionError, InputError, TypeError)):
         add(Input("x"), 1).resolve(inputs=[1])

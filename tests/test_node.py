@@ -20,6 +20,7 @@ from tinygraph import (
     DepthError,
     Future,
     Graph,
+    Input,
     Node,
     OptionError,
     OutputError,
@@ -27,6 +28,10 @@ from tinygraph import (
     Workflow,
     options,
 )
+from tinygraph.definition import OPTIONS as NODE_OPTIONS
+from tinygraph.definition import NodeOptions
+from tinygraph.options import OPTIONS as RUN_OPTIONS
+from tinygraph.options import RunOptions
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -233,22 +238,74 @@ def test_options_gives_a_changed_copy():
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ({"retry": 1}, "unknown option 'retry'"),
+        ({"retry": 1}, "unknown option 'retry', did you mean 'retries'"),
+        ({"colour": 1}, "unknown option 'colour'; the options of a node: name, outputs, retries"),
+        ({"kind": 1}, "unknown option 'kind'"),
         ({"retries": -1}, "retries"),
         ({"retries": True}, "retries"),
         ({"outputs": 0}, "outputs"),
-        ({"cost": "much"}, "cost"),
-        ({"cost": -1}, "cost"),
+        ({"cost": "much"}, "cost must be a number of seconds from 0 on, not 'much'"),
+        ({"cost": -1}, "cost must be a number of seconds from 0 on"),
+        ({"cost": float("inf")}, "cost"),
+        ({"cost": float("nan")}, "cost"),
+        ({"timeout": 0}, "timeout must be a number of seconds above 0, not 0"),
+        ({"timeout": float("inf")}, "timeout"),
+        ({"timeout": True}, "timeout"),
         ({"priority": None}, "priority"),
+        ({"priority": float("nan")}, "priority must be a number, not nan"),
+        ({"check": "no"}, "check must be True or False, not 'no'"),
+        ({"isolate": 1}, "isolate must be True or False"),
+        ({"memory": 0}, "memory must be a number of bytes above 0"),
+        ({"memory": "much"}, "'500MB' or '2GiB', not 'much'"),
+        ({"memory": "500"}, "memory"),
+        ({"memory": "-1GB"}, "memory"),
+        ({"memory": True}, "memory"),
+        ({"memory": 1.5}, "memory"),
         ({"name": 3}, "name"),
         ({"where": "there"}, "where"),
     ],
 )
 def test_an_option_that_does_not_exist_or_fit_is_named(bad, says):
     with pytest.raises(OptionError, match=says):
-        Node(**bad)(len)
+        Node(**bad)  # at its line, before there is a function
+    with pytest.raises(OptionError, match=says):
+        Node(len, **bad)
     with pytest.raises(OptionError, match=says):
         add.options(**bad)
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        (None, None),
+        (4096, 4096),
+        ("500MB", 500_000_000),
+        ("2GiB", 2 * 1024**3),
+        ("1.5 kib", 1536),
+        ("7B", 7),
+        ("1e3kB", 1_000_000),
+    ],
+)
+def test_memory_is_a_number_of_bytes(given, count):
+    assert Node(len, memory=given).memory == count
+
+
+def test_an_option_has_one_line_in_one_table():
+    """Its types for checkers, its words for readers and its attribute are the rest, and none is forgotten."""
+    assert NodeOptions.__annotations__.keys() == NODE_OPTIONS.keys()
+    assert RunOptions.__annotations__.keys() == RUN_OPTIONS.keys()
+    assert re.findall(r"^ *- ``(\w+)``:", Node.__doc__, re.MULTILINE) == list(NODE_OPTIONS)
+    assert set(re.findall(r"``(\w+)``", options.__doc__)) >= RUN_OPTIONS.keys()
+    assert Node(len).settings() == {name: option.default for name, option in NODE_OPTIONS.items()} | {"name": "len"}
+
+
+def test_the_options_of_a_class_are_those_of_its_calls():
+    given = {"name": "scaler", "outputs": 2, "retries": 3, "timeout": 5, "cost": 0.5, "priority": 1, "where": "thread"}
+    given |= {"memory": 10**9, "isolate": True, "check": False}
+    assert given.keys() == NODE_OPTIONS.keys()
+    node = Node(Scaler.function, **given)
+    assert node.settings() == node.entry.settings() == node.options().settings() == given
+    assert (node.outputs, node.entry.outputs) == (None, 2)
 
 
 def test_a_node_looks_like_its_function():
@@ -258,10 +315,15 @@ def test_a_node_looks_like_its_function():
 
     node = Node(documented)
     assert node.__doc__ == "What it does."
-    assert node.__name__ if hasattr(node, "__name__") else node.name == "documented"
+    assert node.__name__ == "documented"
+    assert Node(documented, name="other").__name__ == "documented"
     assert inspect.signature(node.function) == inspect.signature(documented)
     assert node.function(3) == 3
     assert repr(node) == "<Node documented>"
+    assert [repr(kind(documented)) for kind in (Component, Workflow)] == [
+        "<Component documented>",
+        "<Workflow documented>",
+    ]
 
 
 def test_two_functions_of_one_name_are_two_nodes():
@@ -367,6 +429,10 @@ class Options(TypedDict):
         (Annotated[int, "seconds"], [1], ["x"]),
         (type[int], [int], [1]),
         (Future[int], [1, "anything"], []),
+        (Future, [1, "anything"], []),
+        (Input, [1, "anything"], []),
+        (Future[int] | None, [1, "anything"], []),
+        (list[Future[int]], [[1], ["anything"]], [1]),
         (TypeVar("T"), [1, "x"], []),
     ],
 )
@@ -651,6 +717,18 @@ def test_a_component_may_return_anything_and_hold_one_node_or_none():
     assert Component(lambda: 5)().resolve() == 5
     first, second = Component(lambda: (one(1), one(2)), outputs=2)()
     assert (first.resolve(), second.resolve()) == (1, 2)
+
+
+def test_a_component_is_called_by_keywords_defaults_and_map_alike():
+    later = one(7)
+    sum_of = Component(lambda a, b=later, *, c=1: add(add(a, b), c))
+    assert [call.resolve() for call in (sum_of(1), sum_of(1, c=one(2)), sum_of(b=2, a=1), *sum_of.map([1, 2]))] == [
+        9,
+        10,
+        4,
+        9,
+        10,
+    ]
 
 
 def test_components_are_used_twice_and_inside_each_other():

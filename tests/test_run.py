@@ -531,7 +531,16 @@ def test_an_awaited_failure_can_be_caught():
         except ZeroDivisionError:
             return "caught"
 
-    result = run(Node(careful)(), executor="inline", on_error="continue")
+    for on_error in ("raise", "continue"):
+        result = run(Node(careful)(), executor="inline", on_error=on_error)
+        assert (result.value, result.failures) == ("caught", [])
+
+
+def test_an_awaited_failure_that_is_not_caught_has_its_own_root_cause():
+    async def careless():
+        return await divide(1, 0)
+
+    result = run(Node(careless)(), executor="inline", on_error="continue")
     assert [failure.future.name for failure in result.failures] == ["divide"]
 
 

@@ -578,7 +578,8 @@ def join_the_run():
     recorder = recording.get()
     engine = recorder.caller._engine
     if engine is not None:  # None in the body of a component: it runs when it is called, and no engine knows it yet
-        engine.demand(list(recorder.calls))
+        if recorder.calls:
+            engine.demand(list(recorder.calls), recorder.calls[-1], recorder.caller)
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -35,7 +35,8 @@ from tinygraph.errors import (
 )
 from tinygraph.future import Future, State
 from tinygraph.graph import Graph
-from tinygraph.node import Component, Input, Node, Workflow
+from tinygraph.inputs import Input
+from tinygraph.node import Component, Node, Workflow
 from tinygraph.options import options
 from tinygraph.run import Failure, Run, run
 from tinygraph.seeds import generator

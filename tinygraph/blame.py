@@ -21,7 +21,7 @@ def blame(call: Future[Any], error: BaseException, attempts: int) -> None:
     try:
         error.add_note(f"in node {where}, called at {call.line}{tried}{_arguments(call)}")
         error.__tinygraph__ = True  # type: ignore[attr-defined]
-    except Exception:  # an exception that takes no attributes still arrives, only without the note
+    except BaseException:  # an exception that takes no attributes still arrives, only without the note
         return
 
 
@@ -29,7 +29,7 @@ def text_of(error: BaseException) -> str:
     """Return an exception in one line, even one that cannot print itself."""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:
+    except BaseException:  # whatever a user's __str__ raises
         return type(error).__name__
 
 
@@ -109,5 +109,5 @@ def _short(arg: Any) -> str:
         arg = arg.value
     try:
         return reprlib.repr(arg.fill(Future) if isinstance(arg, Nested) else arg)
-    except Exception:  # an argument that cannot print itself
+    except BaseException:  # an argument that cannot print itself
         return f"<{type(arg).__name__}>"

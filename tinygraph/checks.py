@@ -10,13 +10,12 @@ import numbers
 import types
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
+from typing import Any, Literal, Union, get_type_hints
 
 from tinygraph.errors import ArgumentError
 
 # What passes for a number: numpy's scalars register with these classes. A bool is no number.
 _NUMBERS = {int: numbers.Integral, float: numbers.Real, complex: numbers.Complex}
-
 
 # Containers whose elements are looked at, the first few of them.
 _ELEMENTS = frozenset((list, dict, set, frozenset))
@@ -28,13 +27,15 @@ class Check:
 
     >>> Check(float).fits(3), Check(int).fits(True), Check(int | None).fits(None)
     (True, False, True)
+
+    Where the annotation is a `stand_in`, a class whose instances stand for values of any type, anything fits.
     """
 
     __slots__ = ("annotation", "fits", "sources", "usual")
 
-    def __init__(self, annotation: Any) -> None:
+    def __init__(self, annotation: Any, stand_in: type | None = None) -> None:
         self.annotation = annotation
-        self.fits: Callable[[Any], bool] = _fits(annotation)
+        self.fits: Callable[[Any], bool] = _fits(annotation, stand_in)
         # Nearly every argument is of the very class that was asked for, or comes from a node that came before.
         self.usual = annotation if isinstance(annotation, type) else None
         self.sources: set[Any] = set()
@@ -44,7 +45,7 @@ class Check:
         return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
 
 
-def checks_of(function: Any) -> dict[str, Check]:
+def checks_of(function: Any, stand_in: type | None = None) -> dict[str, Check]:
     """Return a check for each parameter whose annotation can be checked, by the parameter's name.
 
     >>> def scale(x: int, by: "float", label): ...
@@ -56,13 +57,11 @@ def checks_of(function: Any) -> dict[str, Check]:
     if not annotations:
         return {}
     if any(isinstance(a, str) for a in annotations.values()):
-        import typing
-
         try:
-            annotations = typing.get_type_hints(target)
+            annotations = get_type_hints(target)
         except Exception:  # a name that only a type checker sees
             return {}
-    found = {name: Check(a) for name, a in annotations.items() if name != "return"}
+    found = {name: Check(a, stand_in) for name, a in annotations.items() if name != "return"}
     return {name: check for name, check in found.items() if check.fits is not _anything}
 
 
@@ -120,27 +119,27 @@ def _anything(value: Any) -> bool:
     return True
 
 
-def _fits(annotation: Any) -> Callable[[Any], bool]:
+def _fits(annotation: Any, stand_in: type | None) -> Callable[[Any], bool]:
     if annotation is None or annotation is type(None):
         return lambda value: value is None
-    if isinstance(annotation, types.UnionType) or getattr(annotation, "__origin__", None) is _typing_union():
-        options = [_fits(option) for option in annotation.__args__]
+    if isinstance(annotation, types.UnionType) or getattr(annotation, "__origin__", None) is Union:
+        options = [_fits(option, stand_in) for option in annotation.__args__]
         return _anything if _anything in options else lambda value: any(fits(value) for fits in options)
     origin = getattr(annotation, "__origin__", None)
-    if origin is _literal():
+    if origin is Literal:
         return lambda value: any(value == option and type(value) is type(option) for option in annotation.__args__)
     kind = origin if isinstance(origin, type) else annotation
     if kind is Any or not isinstance(kind, type) or kind is object or getattr(kind, "_is_protocol", False):
         return _anything
-    if kind.__module__ == "tinygraph.future":  # what a component is given: a future, or the value itself
+    if stand_in is not None and issubclass(kind, stand_in):  # a component is given a future, or the value itself
         return _anything
     if issubclass(kind, dict) and hasattr(kind, "__required_keys__"):  # a TypedDict, which may have more keys
         return lambda value: isinstance(value, dict) and kind.__required_keys__ <= value.keys()
     parts = getattr(annotation, "__args__", ()) if origin is kind else ()
     if kind is tuple:
-        return _fits_tuple(parts)
+        return _fits_tuple(parts, stand_in)
     if parts and kind in _ELEMENTS:
-        return _fits_elements(kind, [_fits(part) for part in parts])
+        return _fits_elements(kind, [_fits(part, stand_in) for part in parts])
     if kind in _NUMBERS:
         number = _NUMBERS[kind]
         return lambda value: isinstance(value, number) and not isinstance(value, bool)
@@ -149,13 +148,13 @@ def _fits(annotation: Any) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kind)
 
 
-def _fits_tuple(parts: tuple[Any, ...]) -> Callable[[Any], bool]:
+def _fits_tuple(parts: tuple[Any, ...], stand_in: type | None) -> Callable[[Any], bool]:
     """A list passes for a tuple: it may have travelled as JSON."""
     if not parts:
         return lambda value: isinstance(value, tuple | list)
     if Ellipsis in parts:
-        return _fits_elements((tuple, list), [_fits(parts[0])])
-    each = [_fits(part) for part in parts]
+        return _fits_elements((tuple, list), [_fits(parts[0], stand_in)])
+    each = [_fits(part, stand_in) for part in parts]
     return lambda value: (
         isinstance(value, tuple | list)
         and len(value) == len(each)
@@ -173,15 +172,3 @@ def _fits_elements(kind: Any, each: list[Callable[[Any], bool]]) -> Callable[[An
         return all(check(part) for row in islice(rows, _LOOK_AT) for check, part in zip(each, row, strict=True))
 
     return fits
-
-
-def _literal() -> Any:
-    from typing import Literal
-
-    return Literal
-
-
-def _typing_union() -> Any:
-    from typing import Union
-
-    return Union

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_never
 
-from tinygraph.engine import Engine, Note
+from tinygraph.engine import Engine
 from tinygraph.events import Event, Expanded, Failed, Finished, Printed, Retried, Skipped, Started
-from tinygraph.future import SETTLED, State
+from tinygraph.future import SETTLED, State, recording
+from tinygraph.notes import Note
 
 _ORDER = {Started: 0, Expanded: 1}
 
@@ -36,6 +37,7 @@ def teller(listener: Callable[[Event], Any]) -> Callable[[Note], None]:
         nonlocal broken
         if broken:
             return
+        token = recording.set(None)  # what a listener does is no part of any body
         try:
             listener(_event(note))
         except Exception as error:  # it must not break the run, nor go unnoticed
@@ -43,6 +45,8 @@ def teller(listener: Callable[[Event], Any]) -> Callable[[Note], None]:
 
             broken = True
             warnings.warn(f"the progress function failed and is not called again: {error!r}", stacklevel=2)
+        finally:
+            recording.reset(token)
 
     return tell
 
@@ -63,5 +67,7 @@ def _event(note: Note) -> Event:
             return Retried(call.name, call.number, at, attempt, error)
         case "failed":
             return Failed(call.name, call.number, at, more)
-        case _:
+        case "skipped":
             return Skipped(call.name, call.number, at, more)
+        case _:
+            assert_never(what)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from types import FunctionType
-from typing import Any
+from typing import Any, ClassVar, Literal, TypedDict, Unpack, get_type_hints
 
 from tinygraph.checks import Check, checks_of, parameters_of
 from tinygraph.errors import ArgumentError, DefinitionError, OptionError
+from tinygraph.settings import Option, accepted, flag, number, seconds, size, text, whole
 
 _VARARGS, _VARKEYWORDS, _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x04, 0x08, 0x20, 0x80, 0x200
 _HEAP_TYPE = 1 << 9  # a class made by a class statement, and not in C
 _UNLIMITED = sys.maxsize
-_WHERE = (None, "driver", "thread", "process")
 
 
 class Kind(Enum):
@@ -30,6 +31,43 @@ class Kind(Enum):
     INPUT = "input"  # a hole that the run fills
 
 
+class NodeOptions(TypedDict, total=False):
+    """The options of a node, as :class:`tinygraph.Node` explains them: what type checkers know of `OPTIONS`."""
+
+    name: str | None
+    outputs: int | None
+    retries: int
+    timeout: float | None
+    cost: float | None
+    priority: float
+    where: Literal["driver", "thread", "process"] | None
+    memory: int | str | None
+    isolate: bool
+    check: bool
+
+
+def _where(name: str, value: Any) -> str:
+    if value not in ("driver", "thread", "process"):
+        raise OptionError(f"{name} must be 'driver', 'thread' or 'process', not {value!r}")
+    return str(value)
+
+
+# A line for each option: its check and its default. Each is an attribute of every definition.
+OPTIONS = {
+    "name": Option(text),
+    "outputs": Option(partial(whole, least=1)),
+    "retries": Option(partial(whole, least=0), 0),
+    "timeout": Option(partial(seconds, above=True)),
+    "cost": Option(seconds),
+    "priority": Option(number, 0.0),
+    "where": Option(_where),
+    "memory": Option(size),
+    "isolate": Option(flag, False),
+    "check": Option(flag, True),
+}
+_DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
+
+
 class Definition:
     """What a call runs: a function or a class, its name, its options and what it accepts.
 
@@ -37,47 +75,45 @@ class Definition:
     'divmod'
     """
 
+    # The class whose instances stand for values that are not there yet. The room of that class says so, above this one.
+    stand_in: ClassVar[type | None] = None
+
     # Plain attributes and no properties for what every single call reads: recording is counted in nanoseconds.
+    name: str
+    outputs: int | None
+    retries: int
+    timeout: float | None
+    cost: float | None
+    priority: float
+    where: str | None
+    memory: int | None
+    isolate: bool
+    check: bool
+
     def __init__(
-        self,
-        function: Callable[..., Any],
-        *,
-        name: str | None = None,
-        kind: Kind | None = None,
-        outputs: int | None = None,
-        retries: int = 0,
-        timeout: float | None = None,
-        cost: float | None = None,
-        priority: float = 0.0,
-        where: str | None = None,
-        check: bool = True,
+        self, function: Callable[..., Any], kind: Kind | None = None, /, **options: Unpack[NodeOptions]
     ) -> None:
         if not callable(function):
             raise DefinitionError(
                 f"a node is made from a function or a class, not from {function!r} ({type(function).__name__})"
             )
         self.function = function
-        self.name = _name_of(function) if name is None else _text("name", name)
+        # One by one: an object whose dictionary is written to as a whole is slower to read from then on.
+        for option, value in {**_DEFAULTS, **accepted(options, OPTIONS, "a node")}.items():
+            setattr(self, option, value)
+        if options.get("name") is None:
+            self.name = _name_of(function)
         self.kind = kind or _kind_of(function, self.name)
-        self.retries = _count("retries", retries)
-        self.timeout = None if timeout is None else _number("timeout", timeout, least=0.0)
-        self.cost = None if cost is None else _number("cost", cost, least=0.0)
         # What a call is expected to take, in seconds, as far as it is known before anything has run.
         costs_nothing = self.kind in (Kind.INPUT, Kind.STATEFUL)
         self.expected = 0.0 if costs_nothing else 1.0 if self.cost is None else self.cost
-        self.priority = _number("priority", priority)
-        if where not in _WHERE:
-            raise OptionError(f"where must be 'driver', 'thread' or 'process', not {where!r}")
-        self.where = where
-        self.check = bool(check)
-        self.outputs = None if outputs is None else _count("outputs", outputs, least=1)
         self.entry: Definition | None = None
         if self.kind is Kind.STATEFUL:
             self.entry = _entry_of(function, self)
             self.outputs = None  # they are those of its calls
-        elif outputs is None:
+        elif self.outputs is None:
             self.outputs = _outputs_of(function)
-        self.fewest, self.most = _arity(function)
+        self.fewest, self.most = arity(function)
         self._checks: dict[str, Check] | None = None
         self.columns: tuple[Check | None, ...] = ()  # the same by position
         # Found by a walk over the code, when a run first asks: what it names may be defined further down.
@@ -86,16 +122,8 @@ class Definition:
 
     def settings(self) -> dict[str, Any]:
         """Return the options, as the constructor takes them."""
-        return {
-            "name": self.name,
-            "outputs": self.outputs if self.entry is None else self.entry.outputs,
-            "retries": self.retries,
-            "timeout": self.timeout,
-            "cost": self.cost,
-            "priority": self.priority,
-            "where": self.where,
-            "check": self.check,
-        }
+        source = self if self.entry is None else self.entry  # which has the outputs of a class
+        return {name: getattr(source, name) for name in OPTIONS}
 
     @property
     def signature(self) -> str:
@@ -159,12 +187,12 @@ class Definition:
         Made at the first call and not at the decorator, because annotations may name what is defined further down.
         """
         if self._checks is None:
-            self._checks = checks_of(self.function) if self.check else {}
+            self._checks = checks_of(self.function, self.stand_in) if self.check else {}
             self.columns = tuple([self._checks.get(name) for name in parameters_of(self.function)])
         return self._checks
 
     def __repr__(self) -> str:
-        return f"<Node {self.name}>"
+        return f"<{type(self).__name__} {self.name}>"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _checks=None, columns=(), calls_nodes=None, captures=None)
@@ -178,18 +206,7 @@ def _entry_of(cls: Any, stateful: Definition) -> Definition:
     for method in ("__call__", "process", "apply"):
         function = getattr(cls, method, None)
         if isinstance(function, FunctionType):
-            return Definition(
-                function,
-                name=stateful.name,
-                kind=_kind_of(function, stateful.name, plain=Kind.ENTRY),
-                outputs=stateful.outputs,
-                retries=stateful.retries,
-                timeout=stateful.timeout,
-                cost=stateful.cost,
-                priority=stateful.priority,
-                where=stateful.where,
-                check=stateful.check,
-            )
+            return Definition(function, _kind_of(function, stateful.name, plain=Kind.ENTRY), **stateful.settings())
     raise DefinitionError(
         f"class {stateful.name} needs a __call__ (or process, or apply) method to be a node; "
         f"to record only its construction, put that into a function"
@@ -234,8 +251,12 @@ def _defined(cls: type) -> set[str]:
     return {name for base in cls.__mro__[:-1] for name in vars(base)}
 
 
-def _arity(function: Any) -> tuple[int, int]:
-    """Return how many positional arguments alone are fine for sure; (1, 0) where every call must be bound."""
+def arity(function: Any) -> tuple[int, int]:
+    """Return how many positional arguments alone are fine for sure; (1, 0) where every call must be bound.
+
+    >>> arity(lambda a, b=2: a), arity(max)
+    ((1, 2), (1, 0))
+    """
     if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
         return 1, 0
     code = function.__code__
@@ -250,31 +271,11 @@ def _outputs_of(function: Any) -> int | None:
     if isinstance(returns, str):
         if not returns.lower().startswith(("tuple[", "typing.tuple[")):
             return None
-        import typing
-
         try:
-            returns = typing.get_type_hints(function).get("return")
+            returns = get_type_hints(function).get("return")
         except Exception:  # a name that is defined later, or never: then outputs= says it
             return None
     if getattr(returns, "__origin__", None) is not tuple:
         return None
     parts = returns.__args__  # type: ignore[union-attr]
     return None if not parts or Ellipsis in parts else len(parts)
-
-
-def _text(option: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise OptionError(f"{option} must be a text, not {value!r}")
-    return value
-
-
-def _count(option: str, value: Any, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise OptionError(f"{option} must be a whole number from {least} on, not {value!r}")
-    return value
-
-
-def _number(option: str, value: Any, least: float = float("-inf")) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-        raise OptionError(f"{option} must be a number, not {value!r}")
-    return float(value)

@@ -25,9 +25,9 @@ from tinygraph.blame import blame, longer_path, text_of, too_deep, unfinished_cy
 from tinygraph.capture import Nested
 from tinygraph.definition import Definition, Kind
 from tinygraph.errors import CancelledError, CycleError, OutputError, RecordError, ReleasedError, UpstreamFailed
-from tinygraph.future import SETTLED, Elsewhere, Future, Missing, State, claiming, fetched
+from tinygraph.future import SETTLED, Elsewhere, Future, Missing, State, claiming, fetched, open_up
 from tinygraph.levels import raise_levels, rank
-from tinygraph.node import open_up
+from tinygraph.notes import Note, What
 from tinygraph.reach import calls_nodes, captured_futures
 from tinygraph.schedule import ReadyQueue
 from tinygraph.seeds import Seeds
@@ -35,9 +35,6 @@ from tinygraph.seeds import Seeds
 WAITING, READY, RUNNING = State.WAITING, State.READY, State.RUNNING
 FINISHED, FAILED, SKIPPED, CANCELLED = State.FINISHED, State.FAILED, State.SKIPPED, State.CANCELLED
 RELEASED = Missing()  # a value that was let go when its last consumer had it
-
-# What happened to a call, how many seconds after the start of the run, and what else there is to say.
-Note = tuple[str, Future[Any], float, Any]
 
 # References to a finished call that are not the user's, besides one for each entry in its list of dependents: the
 # engine's list of calls, the loop variable and the parameter in `_release`, and the argument of getrefcount.
@@ -85,13 +82,22 @@ class Engine:
         self.driver = self.lanes["driver"]
         self.home = self.lanes[home]
         self.staffed = frozenset(lanes)
-        self.apart = home == "process"  # values may be elsewhere, and what only records runs in the driver
+        self.apart = home == "process"  # the workers are elsewhere: what only records runs in the driver
+        self.elsewhere = self.apart  # and so may values be; also once a node has asked for a process
         self.left = 0  # claimed calls that have not settled
         self.in_hand = 0  # calls that were taken and have not come back
         self.inputs: list[Future[Any]] = []  # holes that the calls of this run need filled
         self.error: BaseException | None = None  # ends the run
         self.failures: list[tuple[Future[Any], BaseException]] = []
+        self._roots: set[Future[Any]] = set()  # the calls among them
+        self._held: list[Future[Any]] = []  # whose value would have been let go, had nobody else held it
+        # By number, which keeps no value alive: what an async body awaits, and by whom, and what failed in its hands.
+        self._awaited: dict[int, int] = {}
+        self._suspended: dict[int, list[Future[Any]]] = {}
+        self._delivered: set[int] = set()
+        self._causes: dict[int, tuple[Future[Any], BaseException]] = {}  # of delivered failures, by exception
         self.over = threading.Event()
+        self.closed = False
         self.inbox: deque[Callable[[], None]] = deque()  # news from outside, to be read with the lock held
         self.watchers: dict[Future[Any], list[Callable[[Future[Any]], None]]] = {}
         self.foreign: dict[Future[Any], list[Future[Any]]] = {}  # calls that another run has in hand, who needs them
@@ -135,6 +141,11 @@ class Engine:
                         if need.state not in SETTLED:
                             waiting += 1
                             need._dependents.append(call)
+                        elif need.state is FINISHED and need.value is not RELEASED:
+                            need._uses += 1
+                            need._waiting += 1
+                        else:
+                            waiting += self._meet(need, call)
                     elif engine is None and need.state is WAITING:
                         waiting += 1
                         need._engine = self
@@ -142,7 +153,7 @@ class Engine:
                         fresh.append(need)
                     elif need.state is not FINISHED or need.value is RELEASED:
                         waiting += self._meet(need, call)
-                    elif not self.apart and isinstance(need.value, Elsewhere):
+                    elif not self.elsewhere and isinstance(need.value, Elsewhere):
                         need.value = need.value.fetch()
                 call._waiting = waiting
                 if not waiting and call.definition.kind is Kind.INPUT:
@@ -170,7 +181,7 @@ class Engine:
         """Have `tell(call)` called, from any thread, once the call has settled or this run has ended. Needs no lock."""
         self.watchers.setdefault(call, []).append(tell)
         # Looked at after entering, as the other side settles before it looks: at least one of the two sees the other.
-        if call.state in SETTLED or call._engine is not self:
+        if call.state in SETTLED or (call._engine is not self and call not in self.foreign):
             tell(call)
 
     def _hear(self, call: Future[Any]) -> None:
@@ -188,24 +199,32 @@ class Engine:
         elif call.state in SETTLED:
             for dependent in needers:
                 self.fail(dependent, why_unusable(call), root=call)
-        else:  # the other run ended without it: it is ours now
+        else:  # the other run ended without it: it is ours now, if nobody was quicker
             fresh = self._claim([call])
             if call._engine is self:
                 call._dependents.extend(needers)
+            elif call in self.foreign:
+                self.foreign[call].extend(needers)
             else:
-                self.foreign.setdefault(call, []).extend(needers)
+                self.foreign[call] = needers
+                self.left += 1
+                self._foreign_settled(call)
+                return
             self._join(fresh)
+        if call.state in SETTLED and self.watchers:
+            self._tell_watchers(call)
         if not self.left:
             self._end()
 
     def post(self, news: Callable[[], None]) -> None:
         """Leave news for the run, to be read by one of its workers. Needs no lock."""
-        self.inbox.append(news)
-        self.driver.wake.put(None)
+        if not self.closed:
+            self.inbox.append(news)
+            self.driver.wake.put(None)
 
     def read_inbox(self) -> None:
         """Act on the news from outside."""
-        while self.inbox:
+        while self.inbox and not self.closed:
             self.inbox.popleft()()
 
     # Deciding what is next
@@ -214,6 +233,8 @@ class Engine:
         """Return the most urgent ready call of a lane, now running; None when there is none at the moment."""
         if self.inbox:
             self.read_inbox()
+        if self._held:
+            self._release_held()
         queue = lane.queue
         while queue and self.error is None:
             call: Future[Any] = queue.pop()
@@ -222,7 +243,7 @@ class Engine:
                 self.in_hand += 1
                 if self.listener is not None:
                     call.began = perf_counter()
-                    self.listener(("started", call, call.began - self.began, 0))
+                    self.listener(Note("started", call, call.began - self.began, 0))
                 return call
         return None
 
@@ -254,6 +275,7 @@ class Engine:
 
     def _lane_of(self, definition: Definition) -> Lane:
         if definition.where in self.staffed:
+            self.elsewhere = self.elsewhere or definition.where == "process"
             return self.lanes[definition.where]
         return self.driver if self.apart and in_driver(definition) else self.home
 
@@ -306,7 +328,10 @@ class Engine:
         call.args = call.kwargs = None  # it lets go of its inputs
         dependents = call._dependents
         call._dependents = _NOBODY
+        # From here on `_waiting` counts the consumers that have not had the value, and `_uses` our references to it.
         call._uses = call._waiting = len(dependents)
+        if call.expansion is not None:
+            call._uses += sum([inner.caller is call for inner in call.expansion.calls])
         # A body that made calls let go of its inputs when it returned; of its calls it does in `_complete`.
         for need in call.dependencies if call.expansion is None else ():
             if need._engine is self:
@@ -316,7 +341,7 @@ class Engine:
         if self.failures:
             call._waiting = sum(1 for dependent in dependents if dependent.state not in SETTLED)
         if self.listener is not None:
-            self.listener(("finished", call, call.ended - self.began, call.ended - call.began))
+            self.listener(Note("finished", call, call.ended - self.began, call.ended - call.began))
         for dependent in dependents:
             dependent._waiting -= 1
             if not dependent._waiting:
@@ -340,7 +365,7 @@ class Engine:
         expansion = call.expansion
         assert expansion is not None
         if self.listener is not None:
-            self.listener(("expanded", call, perf_counter() - self.began, len(expansion.calls)))
+            self.listener(Note("expanded", call, perf_counter() - self.began, len(expansion.calls)))
         call.args = call.kwargs = None
         call._level = max([dependent._level for dependent in call._dependents], default=0.0)
         for need in call.dependencies:
@@ -367,7 +392,9 @@ class Engine:
                 inner._dependents.append(call)
                 waiting += 1
             elif inner.state is not FINISHED:
-                waiting += self._meet(inner, call)
+                # What failed in the hands of this body, which went on, is no failure of it, unless it returned it.
+                if inner.number not in self._delivered or inner.number in expansion.returned:
+                    waiting += self._meet(inner, call)
             elif inner._engine is self:  # it was awaited in the body; now it is needed once more
                 inner._waiting += 1
                 inner._uses += 1
@@ -390,11 +417,44 @@ class Engine:
             if not new._waiting:
                 self._ready(new)
 
-    def demand(self, calls: list[Future[Any]]) -> None:
-        """Run calls now that the body of an `async def` node has made so far, because it awaits one of them."""
+    def demand(self, calls: list[Future[Any]], awaited: Future[Any], by: Future[Any]) -> None:
+        """Run calls now that the body of an `async def` node has made so far, because it awaits one of them.
+
+        Raises :class:`CycleError` when the one that is awaited waits for the one that awaits it.
+        """
+        self._awaited[awaited.number] = self._awaited.get(awaited.number, 0) + 1
+        self._suspended.setdefault(by.number, []).append(awaited)
         if self.seeds is not None:
             self.seeds.recorded(calls)
         self._join(self._claim(calls))
+        if self._waits_for(awaited, by):
+            self.received(awaited, by)
+            raise unfinished_cycle([by, awaited])
+
+    def received(self, awaited: Future[Any], by: Future[Any]) -> None:
+        """Note that a body goes on after awaiting a call."""
+        self._awaited[awaited.number] -= 1
+        if not self._awaited[awaited.number]:
+            del self._awaited[awaited.number]
+        waits = self._suspended[by.number]
+        waits[:] = [other for other in waits if other is not awaited]
+        if not waits:
+            del self._suspended[by.number]
+
+    def _waits_for(self, call: Future[Any], other: Future[Any]) -> bool:
+        """Whether a call cannot settle before another has."""
+        seen: set[Future[Any]] = set()
+        pending = [call]
+        while pending:
+            current = pending.pop()
+            if current is other:
+                return True
+            if current.state in SETTLED or current in seen:
+                continue
+            seen.add(current)
+            pending.extend(current.dependencies if current.expansion is None else current.expansion.calls)
+            pending.extend(self._suspended.get(current.number, ()))
+        return False
 
     def _complete(self, call: Future[Any]) -> None:
         """Finish a call whose own calls have all finished. Iterative: a thousand nested calls end at once."""
@@ -403,10 +463,14 @@ class Engine:
         expansion = call.expansion
         assert expansion is not None
         template, expansion.template = expansion.template, None
-        if type(template) is Future:
-            value = template.value
-        else:
-            value = Nested(template).replace(Future, lambda future: fetched(future.value))
+        try:
+            if type(template) is Future:
+                value = template.value
+            else:
+                value = Nested(template).replace(Future, lambda future: fetched(future.value))
+        except Exception as error:  # of the user's own classes: values that cannot be in a set, copies that fail
+            self.fail(call, error)
+            return
         template = None
         if call.args == ():  # a component: it has not run
             call.began, call.worker = perf_counter(), 0
@@ -420,7 +484,7 @@ class Engine:
                 inner = call.expansion.calls if call.expansion is not None else ()
                 self.finish(call, value)
                 for need in inner:
-                    if need._engine is self:
+                    if need._engine is self and need.state is FINISHED:
                         need._waiting -= 1
                         if not need._waiting:
                             self._release(need)
@@ -440,8 +504,19 @@ class Engine:
         The interpreter knows whether anybody else refers to the future. A count above our own references keeps the
         value, so a miscount could only ever keep too much.
         """
-        if getrefcount(call) <= call._uses + _OWN_REFERENCES and call.state is FINISHED:
-            call.value = RELEASED
+        if call.state is FINISHED:
+            if getrefcount(call) <= call._uses + _OWN_REFERENCES:
+                call.value = RELEASED
+            else:
+                self._held.append(call)
+
+    def _release_held(self) -> None:
+        """Look again at values that somebody held: it may have been whoever was about to hand them over."""
+        held, self._held = self._held, []
+        while held:
+            call = held.pop()
+            if not call._waiting and getrefcount(call) <= call._uses + _OWN_REFERENCES - 1:
+                call.value = RELEASED
 
     def give_back(self, call: Future[Any]) -> None:
         """Take back a call that was handed out and not begun."""
@@ -481,17 +556,21 @@ class Engine:
         """
         if call.state in SETTLED:
             return
-        if root is None:
-            root = call
+        cause = self._causes.pop(id(error), None)
+        if root is None and cause is None:
             blame(call, error, self.attempts.get(call, 1))
             self._note("failed", call, text_of(error))
-        if not any(known is root for known, _ in self.failures):
-            self.failures.append((root, error))
-        pending: list[tuple[Future[Any], State, list[str]]] = [(call, FAILED if root is call else SKIPPED, [root.name])]
+        given, root = root, call if root is None else root
+        visited: list[int] = []
+        delivered = False
+        state = FAILED if given is None else SKIPPED
+        pending: list[tuple[Future[Any], State, list[str]]] = [(call, state, [root.name])]
         while pending:
             current, state, path = pending.pop()
             if current.state in SETTLED:
                 continue
+            visited.append(current.number)
+            delivered = delivered or current.number in self._awaited
             if state is SKIPPED:
                 path = longer_path(path, current.name)
                 current.value = UpstreamFailed(
@@ -506,10 +585,21 @@ class Engine:
             pending.extend(
                 [(d, SKIPPED if d.expansion is None or state is SKIPPED else FAILED, path) for d in dependents]
             )
+        if delivered:  # an async body awaits it, and may catch it; if it does not, it fails with the same exception
+            self._delivered.update(visited)
+            self._causes[id(error)] = root, error
+        else:
+            self._blame_run(cause[0] if cause is not None else root, error)
+        if not self.left:
+            self._end()
+
+    def _blame_run(self, root: Future[Any], error: BaseException) -> None:
+        """Note a root cause of the run; unless the run is to go on, it ends."""
+        if root not in self._roots:
+            self._roots.add(root)
+            self.failures.append((root, error))
         if not self.keep_going:
             self.stop(error)
-        elif not self.left:
-            self._end()
 
     def _give_up(self, call: Future[Any], state: State) -> list[Future[Any]]:
         """Settle a call without a value; return what needed it."""
@@ -517,9 +607,10 @@ class Engine:
         call.ended = perf_counter()
         if not hasattr(call, "began"):
             call.began, call.worker = call.ended, 0
+        # A body that made calls has let go of its inputs already, and has its calls to let go of.
+        needs = call.dependencies if call.expansion is None else call.expansion.calls
         call.args = call.kwargs = None
-        inner = () if call.expansion is None else call.expansion.calls
-        for need in (*call.dependencies, *inner):
+        for need in needs:
             if need._engine is self and need.state is FINISHED:
                 need._waiting -= 1
                 if not need._waiting:
@@ -547,8 +638,9 @@ class Engine:
             self._end()
 
     def _end(self) -> None:
-        self.ended = perf_counter()
-        self.over.set()
+        if not self.over.is_set():
+            self.ended = perf_counter()
+            self.over.set()
         for lane in self.lanes.values():
             for _ in range(lane.idle + 1):
                 lane.wake.put(None)
@@ -556,6 +648,12 @@ class Engine:
     def close(self) -> None:
         """Give back the calls of this run: those that have not settled may be run again by another."""
         with self.lock:
+            # Whoever still works for it finds nothing to do any more, and what it brings is not looked at.
+            self.closed = True
+            self._end()
+            self._release_held()
+            self.inbox.clear()
+            self.foreign.clear()
             for call in self.calls:
                 if call.state not in SETTLED:
                     call.state = WAITING
@@ -570,8 +668,8 @@ class Engine:
 
     # Telling
 
-    def _note(self, what: str, call: Future[Any], more: Any) -> None:
-        note = (what, call, perf_counter() - self.began, more)
+    def _note(self, what: What, call: Future[Any], more: Any) -> None:
+        note = Note(what, call, perf_counter() - self.began, more)
         self.notes.append(note)
         if self.listener is not None:
             self.listener(note)
@@ -604,7 +702,7 @@ def _captures(definition: Definition) -> bool:
 def _wrong_outputs(call: Future[Any], value: Any, outputs: int) -> OutputError | None:
     try:
         count = len(value)
-    except TypeError:
+    except Exception:  # it has no length, or its own __len__ fails
         return OutputError(f"{call.name!r} declares {outputs} outputs, but returned {reprlib.repr(value)}")
     return None if count == outputs else OutputError(f"{call.name!r} declares {outputs} outputs, but returned {count}")
 

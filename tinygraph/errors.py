@@ -128,7 +128,7 @@ class OptionError(TinygraphError, TypeError):
     >>> from tinygraph import Node
     >>> Node(abs)(-1).resolve(workers=0)
     Traceback (most recent call last):
-    tinygraph.errors.OptionError: workers must be a positive number, not 0
+    tinygraph.errors.OptionError: workers must be a whole number from 1 on, not 0
     """
 
 

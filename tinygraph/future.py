@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextvars import ContextVar
 from enum import StrEnum
 from itertools import count
-from threading import Lock
+from threading import RLock
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack, cast
 
-from tinygraph.capture import ATOMS, capture
+from tinygraph.capture import ATOMS, capture, futures_in
 from tinygraph.definition import Definition, Kind
 from tinygraph.errors import CancelledError, FutureAttributeError, RecordError
 
 if TYPE_CHECKING:
     from tinygraph.graph import Graph
+    from tinygraph.options import RunOptions
 
 R = TypeVar("R", covariant=True)
 
@@ -107,7 +108,7 @@ class Recorder:
 recording: ContextVar[Recorder | None] = ContextVar("tinygraph.recording", default=None)
 
 # Claiming a call for a run is exclusive across all runs of the process.
-claiming = Lock()
+claiming = RLock()  # a signal handler may cancel a future in the midst of it
 
 _active = recording.get
 _next_number = count().__next__
@@ -207,9 +208,9 @@ class Future(Generic[R]):
     @property
     def duration(self) -> float | None:
         """Seconds from the start of this call to its end, or None while they are not known."""
-        return None if self.state not in (FINISHED, State.FAILED) or self.ended < 0 else self.ended - self.began
+        return self.ended - self.began if self.state in (FINISHED, State.FAILED) else None
 
-    def resolve(self, **options: Any) -> R:
+    def resolve(self, *, inputs: dict[str, Any] | None = None, **options: Unpack[RunOptions]) -> R:
         """Run what this call needs and return its value; a second time, the value without running anything.
 
         >>> from tinygraph import Node
@@ -220,7 +221,7 @@ class Future(Generic[R]):
         """
         from tinygraph.run import run
 
-        return cast(R, run(self, **options).value)
+        return cast(R, run(self, inputs=inputs, **options).value)
 
     def after(self, *others: Future[Any]) -> Future[R]:
         """Run this call after the others, although it does not use their values; return this call.
@@ -277,12 +278,10 @@ class Future(Generic[R]):
             return value
         if recorder is not None:
             self._refuse("await", "make the node an `async def`, or return the future")
-        import asyncio
-        from contextvars import copy_context
+        from tinygraph.run import awaited
 
-        context = copy_context()
-        loop = asyncio.get_running_loop()
-        return (yield from loop.run_in_executor(None, context.run, self.resolve).__await__())
+        answer: R = yield from awaited(self).__await__()
+        return answer
 
     def __repr__(self) -> str:
         return f"<Future {self.name}#{self.number} {self.state}>"
@@ -292,7 +291,7 @@ class Future(Generic[R]):
             self._refuse("call", "call the node itself with all its arguments")
         return self
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Future[Any]]:
         outputs = self.definition.outputs
         if outputs is None:
             self._refuse("iterate over", "declare @Node(outputs=n) to unpack it, or use node.map(future)")
@@ -375,9 +374,9 @@ class Future(Generic[R]):
             raise AttributeError(name)
         if name == "keys":  # Python asks it of what stands after **, and of what dict() is given
             self._refuse("take the keys of", "unpack it in the body of a node")
+        way_out = _OTHER_WORDS.get(name, "read it in the body of a node, or resolve() first")
         raise FutureAttributeError(
-            f"{self.name!r} (called at {self.line}) has no value yet, so it has no attribute {name!r}: "
-            f"read it in the body of a node, or resolve() first"
+            f"{self.name!r} (called at {self.line}) has no value yet, so it has no attribute {name!r}: {way_out}"
         )
 
     def _refuse(self, verb: str, way_out: str) -> NoReturn:
@@ -399,10 +398,56 @@ class Future(Generic[R]):
     def __getitem__(self, key: Any) -> Future[Any]:
         return record(_GET_ITEM, (self, key), None, sys._getframe(1))
 
+    if TYPE_CHECKING:  # the others are made by `_operators`, one like the other
+
+        def __add__(self, other: Any) -> Future[Any]: ...
+        def __radd__(self, other: Any) -> Future[Any]: ...
+        def __sub__(self, other: Any) -> Future[Any]: ...
+        def __rsub__(self, other: Any) -> Future[Any]: ...
+        def __mul__(self, other: Any) -> Future[Any]: ...
+        def __rmul__(self, other: Any) -> Future[Any]: ...
+        def __truediv__(self, other: Any) -> Future[Any]: ...
+        def __rtruediv__(self, other: Any) -> Future[Any]: ...
+        def __floordiv__(self, other: Any) -> Future[Any]: ...
+        def __rfloordiv__(self, other: Any) -> Future[Any]: ...
+        def __mod__(self, other: Any) -> Future[Any]: ...
+        def __rmod__(self, other: Any) -> Future[Any]: ...
+        def __matmul__(self, other: Any) -> Future[Any]: ...
+        def __rmatmul__(self, other: Any) -> Future[Any]: ...
+        def __and__(self, other: Any) -> Future[Any]: ...
+        def __rand__(self, other: Any) -> Future[Any]: ...
+        def __or__(self, other: Any) -> Future[Any]: ...
+        def __ror__(self, other: Any) -> Future[Any]: ...
+        def __xor__(self, other: Any) -> Future[Any]: ...
+        def __rxor__(self, other: Any) -> Future[Any]: ...
+        def __lshift__(self, other: Any) -> Future[Any]: ...
+        def __rlshift__(self, other: Any) -> Future[Any]: ...
+        def __rshift__(self, other: Any) -> Future[Any]: ...
+        def __rrshift__(self, other: Any) -> Future[Any]: ...
+        def __divmod__(self, other: Any) -> Future[Any]: ...
+        def __rdivmod__(self, other: Any) -> Future[Any]: ...
+        def __pow__(self, other: Any, modulo: Any = None) -> Future[Any]: ...
+        def __rpow__(self, other: Any) -> Future[Any]: ...
+        def __eq__(self, other: object) -> Future[Any]: ...  # type: ignore[override]
+        def __ne__(self, other: object) -> Future[Any]: ...  # type: ignore[override]
+        def __lt__(self, other: Any) -> Future[Any]: ...
+        def __le__(self, other: Any) -> Future[Any]: ...
+        def __gt__(self, other: Any) -> Future[Any]: ...
+        def __ge__(self, other: Any) -> Future[Any]: ...
+        def __neg__(self) -> Future[Any]: ...
+        def __pos__(self) -> Future[Any]: ...
+        def __abs__(self) -> Future[Any]: ...
+        def __invert__(self) -> Future[Any]: ...
+
     def __reduce__(self) -> tuple[Any, ...]:
         from tinygraph.portable import reduce_future
 
         return reduce_future(self)
+
+
+# What other libraries call it.
+_OTHER_WORDS = dict.fromkeys(("result", "compute", "get", "run", "execute"), "its value comes from future.resolve()")
+_OTHER_WORDS |= dict.fromkeys(("draw", "visualize", "plot"), "its picture comes from future.graph.draw(path)")
 
 
 def record(
@@ -448,6 +493,61 @@ def record(
         future.depth = recorder.depth
         recorder.calls.append(future)
     return future
+
+
+def needs_of(call: Future[Any]) -> tuple[Future[Any], ...]:
+    """Return what a call waits for: once its body has made calls, these.
+
+    >>> from tinygraph import Component, Node
+    >>> size = Node(abs)
+    >>> [call.name for call in needs_of(Component(lambda x: [size(x), size(x)])(-1))]
+    ['abs', 'abs']
+    """
+    expansion = call.expansion
+    return call.dependencies if expansion is None else expansion.calls
+
+
+def upstream(
+    targets: Iterable[Future[Any]], needs: Callable[[Future[Any]], tuple[Future[Any], ...]] = needs_of
+) -> list[Future[Any]]:
+    """Return the targets and what they need, directly or not, each once and needs first.
+
+    >>> from tinygraph import Node
+    >>> size = Node(abs)
+    >>> first = size(-1)
+    >>> last = size(size(first))
+    >>> [call.number - first.number for call in upstream([last, first])]
+    [0, 1, 2]
+
+    ``needs`` says what one call needs: no more than what it waits for, if it is left out.
+    """
+    found: dict[Future[Any], None] = {}
+    seen: set[Future[Any]] = set()
+    pending = [(target, False) for target in reversed(list(targets))]
+    while pending:
+        call, complete = pending.pop()
+        if complete:
+            found[call] = None
+        elif call not in seen:
+            seen.add(call)
+            pending.append((call, True))
+            pending.extend([(need, False) for need in reversed(needs(call))])
+    return list(found)
+
+
+def open_up(future: Future[Any], calls: Iterable[Future[Any]], returned: Any) -> Expansion:
+    """Note what the body of a call recorded and what it returned, futures included; return its expansion.
+
+    Raises :class:`RecordError` for a future that hides in an object, and RecursionError for a container that holds
+    itself.
+    """
+    forwarded = futures_in(returned, Future, f"{future.name!r} returned an object")
+    calls = tuple(calls)
+    known = {id(call) for call in calls}
+    # What was returned without having been recorded here was captured from outside: it is waited for all the same.
+    captured = tuple([call for call in forwarded if id(call) not in known and call.state is not FINISHED])
+    future.expansion = Expansion(calls + captured, returned, frozenset([call.number for call in forwarded]))
+    return future.expansion
 
 
 def restored(cls: type[Future[Any]], definition: Definition, place: Place) -> Future[Any]:
@@ -518,21 +618,21 @@ def _operators() -> None:
         "rshift",
     )
     for name in both:
-        definition = Definition(getattr(operator, name), name=name.strip("_"), kind=Kind.LEAF, check=False)
+        definition = Definition(getattr(operator, name), Kind.LEAF, name=name.strip("_"), check=False)
         setattr(Future, f"__{definition.name}__", forward(definition))
         setattr(Future, f"__r{definition.name}__", backward(definition))
-    definition = Definition(divmod, kind=Kind.LEAF, outputs=2, check=False)
+    definition = Definition(divmod, Kind.LEAF, outputs=2, check=False)
     for method, recorded in (
-        ("__pow__", power(Definition(pow, kind=Kind.LEAF, check=False))),
+        ("__pow__", power(Definition(pow, Kind.LEAF, check=False))),
         ("__divmod__", forward(definition)),
         ("__rdivmod__", backward(definition)),
     ):
         setattr(Future, method, recorded)
     for name in ("eq", "ne", "lt", "le", "gt", "ge"):
-        definition = Definition(getattr(operator, name), kind=Kind.LEAF, check=False)
+        definition = Definition(getattr(operator, name), Kind.LEAF, check=False)
         setattr(Future, f"__{name}__", forward(definition))
     for name in ("neg", "pos", "abs", "invert"):
-        definition = Definition(getattr(operator, name), kind=Kind.LEAF, check=False)
+        definition = Definition(getattr(operator, name), Kind.LEAF, check=False)
         setattr(Future, f"__{name}__", single(definition))
 
 
@@ -540,6 +640,8 @@ def _get_item(value: Any, key: Any) -> Any:
     return value[key]
 
 
+Definition.stand_in = Future
+
 # Of the kind that runs in the driver: picking an item is less work than sending the container to a worker.
-_GET_ITEM = Definition(_get_item, name="getitem", kind=Kind.COMPOSITE, check=False)
+_GET_ITEM = Definition(_get_item, Kind.COMPOSITE, name="getitem", check=False)
 _operators()

@@ -169,11 +169,11 @@ class Graph:
 
         return to_pydot(self, **options)
 
-    def to_networkx(self) -> Any:
+    def to_networkx(self, **options: Any) -> Any:
         """Return a `networkx.DiGraph` of the graph; see :func:`tinygraph.render.to_networkx`."""
         from tinygraph.render import to_networkx
 
-        return to_networkx(self)
+        return to_networkx(self, **options)
 
     def to_mermaid(self, **options: Any) -> str:
         """Return the graph as Mermaid text, a `flowchart TD`."""

@@ -1,20 +1,56 @@
-"""Fill the inputs of a graph: each set of inputs runs a copy of what depends on them, the rest is shared."""
+"""Inputs: the holes of a graph, and how they are filled. Each set of inputs runs a copy of what depends on them."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from weakref import ref
 
 from tinygraph.capture import ATOMS, Nested, futures_in
-from tinygraph.checks import mismatch
-from tinygraph.errors import CycleError, InputError
-from tinygraph.future import FINISHED, MISSING, Expansion, Future, copied
-from tinygraph.node import Input
+from tinygraph.checks import Check, mismatch
+from tinygraph.definition import Definition, Kind
+from tinygraph.errors import CycleError, InputError, RecordError
+from tinygraph.future import FINISHED, MISSING, Expansion, Future, copied, needs_of, record, upstream
+
+T = TypeVar("T", covariant=True)
 
 # The copies that targets had last, with their inputs: for as long as the first target lives. By its identity and not
 # in a dictionary with weak keys, because that would compare futures, and comparing records a call.
 _last: dict[int, tuple[ref[Future[Any]], tuple[int, ...], dict[str, Any], tuple[Future[Any], ...]]] = {}
+
+
+class Input(Future[T]):
+    """A hole in a graph, filled when it is resolved.
+
+    >>> from tinygraph import Input, Node
+    >>> x = Input("x", int, default=3)
+    >>> double = Node(lambda x: 2 * x)(x)
+    >>> double.resolve(executor="inline"), double.resolve(inputs={"x": 5}, executor="inline")
+    (6, 10)
+
+    Arguments: its ``name``, the ``type`` that its value must have (any, if left out) and its ``default``.
+
+    Raises :class:`RecordError` for what is no name, and :class:`ArgumentError` for a default of the wrong type. A
+    value is checked when it is given: :class:`InputError`.
+    """
+
+    __slots__ = ("default", "type")
+
+    def __new__(cls, name: str, type: Any = object, default: Any = MISSING) -> Input[T]:
+        if not isinstance(name, str) or not name:  # type: ignore[redundant-expr]
+            raise RecordError(f"an Input needs a name, not {name!r}")
+        definition = Definition(partial(_unset, name), Kind.INPUT, name=name, check=False)
+        future: Any = record(definition, (), None, sys._getframe(1), cls)
+        future.type = Check(type, Future)
+        if default is not MISSING and not future.type.fits(default):
+            raise mismatch("Input", name, future.type, default)
+        future.default = default
+        return future  # type: ignore[no-any-return]
+
+    def __init__(self, name: str, type: Any = object, default: Any = MISSING) -> None:
+        pass
 
 
 def bound(targets: tuple[Future[Any], ...], inputs: dict[str, Any]) -> tuple[Future[Any], ...]:
@@ -25,7 +61,8 @@ def bound(targets: tuple[Future[Any], ...], inputs: dict[str, Any]) -> tuple[Fut
     :class:`InputError` for a name that is no input, for an input without a value, and for a value of the wrong type;
     all before anything runs.
     """
-    calls = _upstream(targets)
+    # Finished calls are looked through: other inputs run them anew.
+    calls = upstream(targets)
     holes = [call for call in calls if isinstance(call, Input)]
     values = _values(holes, inputs)
     identities = tuple(map(id, targets))
@@ -39,7 +76,7 @@ def bound(targets: tuple[Future[Any], ...], inputs: dict[str, Any]) -> tuple[Fut
             copy.value, copy.state = values[call.name], FINISHED
             copy.began = copy.ended = 0.0
             copy.worker = 0
-        elif any(need in copies for need in _needs(call)):
+        elif any(need in copies for need in needs_of(call)):
             copies[call] = _copy(call, copies)
     for copy in copies.values():
         if copy.caller is not None:
@@ -105,21 +142,9 @@ def _copy(call: Future[Any], copies: dict[Future[Any], Future[Any]]) -> Future[A
     return copy
 
 
-def _needs(call: Future[Any]) -> tuple[Future[Any], ...]:
-    return call.dependencies if call.expansion is None else call.expansion.calls
-
-
-def _upstream(targets: tuple[Future[Any], ...]) -> list[Future[Any]]:
-    """Return what the targets need, needs first. Finished calls are looked through: other inputs run them anew."""
-    found: dict[Future[Any], None] = {}
-    pending = [(target, False) for target in reversed(targets)]
-    seen: set[Future[Any]] = set()
-    while pending:
-        call, ready = pending.pop()
-        if ready:
-            found[call] = None
-        elif call not in seen:
-            seen.add(call)
-            pending.append((call, True))
-            pending.extend([(need, False) for need in reversed(_needs(call))])
-    return list(found)
+def _unset(name: str) -> None:
+    """Stand for an input, which has no body: the run fills what the graph holds when it starts."""
+    raise InputError(
+        f"input {name!r} is used in the body of a node, which was not part of the graph when its inputs were filled: "
+        f"pass it to that node as an argument"
+    )

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack
 
 from tinygraph.errors import OptionError
+from tinygraph.settings import Option, accepted, seconds, whole
+
+if TYPE_CHECKING:
+    from tinygraph.events import Event
+
+    class Submits(Protocol):
+        """Any `concurrent.futures.Executor`, and what looks like one."""
+
+        def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+            """Run a function elsewhere."""
+
+    class Drives(Protocol):
+        """An executor of our own: it drives a run to its end."""
+
+        def drive(self, engine: Any, deadline: float | None, /) -> None:
+            """Drive a run to its end."""
+
 
 DEFAULT_MAX_DEPTH = 10_000
 
@@ -24,89 +42,62 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _positive(name: str, value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise OptionError(f"{name} must be a positive number, not {value!r}")
+class RunOptions(TypedDict, total=False):
+    """The options of a run, as :func:`tinygraph.run` explains them."""
+
+    executor: str | Submits | Drives
+    workers: int | None
+    on_error: Literal["raise", "continue"]
+    timeout: float | None
+    progress: bool | Callable[[Event], Any]
+    seed: int | None
+    max_depth: int
+
+
+def _executor(name: str, value: Any) -> Any:
+    known = (
+        value in ("inline", "threads", "processes")
+        if isinstance(value, str)
+        else callable(getattr(value, "submit", None)) or callable(getattr(value, "drive", None))
+    )
+    if not known:
+        raise OptionError(f"{name} must be 'inline', 'threads', 'processes' or an Executor, not {value!r}")
     return value
 
 
-def _workers(value: Any) -> int | None:
-    return None if value is None else _positive("workers", value)
-
-
-def _max_depth(value: Any) -> int:
-    return _positive("max_depth", value)
-
-
-def _seconds(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise OptionError(f"timeout must be a number of seconds above 0, not {value!r}")
-    return float(value)
-
-
-def _on_error(value: Any) -> str:
+def _on_error(name: str, value: Any) -> str:
     if value not in ("raise", "continue"):
-        raise OptionError(f"on_error must be 'raise' or 'continue', not {value!r}")
+        raise OptionError(f"{name} must be 'raise' or 'continue', not {value!r}")
     return str(value)
 
 
-def _seed(value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise OptionError(f"seed must be a whole number, not {value!r}")
-    return value
-
-
-def _executor(value: Any) -> Any:
-    if isinstance(value, str):
-        if value not in ("inline", "threads", "processes"):
-            raise OptionError(f"executor must be 'inline', 'threads', 'processes' or an Executor, not {value!r}")
-    elif not (callable(getattr(value, "submit", None)) or callable(getattr(value, "drive", None))):
-        raise OptionError(f"executor must be 'inline', 'threads', 'processes' or an Executor, not {value!r}")
-    return value
-
-
-def _progress(value: Any) -> Any:
+def _progress(name: str, value: Any) -> Any:
     if not isinstance(value, bool) and not callable(value):
-        raise OptionError(f"progress must be True, False or a function of one event, not {value!r}")
+        raise OptionError(f"{name} must be True, False or a function of one event, not {value!r}")
     return value
 
 
-# One line an option: its check, its default, and how the text of an environment variable is read.
-_CHECKS: dict[str, Callable[[Any], Any]] = {
-    "executor": _executor,
-    "workers": _workers,
-    "on_error": _on_error,
-    "timeout": _seconds,
-    "progress": _progress,
-    "seed": _seed,
-    "max_depth": _max_depth,
+def _truth(text: str) -> bool:
+    return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
+
+
+# A line for each option: its check, its default, and how the text of an environment variable is read.
+OPTIONS = {
+    "executor": Option(_executor, "processes"),
+    "workers": Option(partial(whole, least=1), None, int),
+    "on_error": Option(_on_error, "raise"),
+    "timeout": Option(partial(seconds, above=True), None, float),
+    "progress": Option(_progress, False, _truth),
+    "seed": Option(whole, None, int),
+    "max_depth": Option(partial(whole, least=1), DEFAULT_MAX_DEPTH, int),
 }
-_DEFAULTS: dict[str, Any] = {
-    "executor": "processes",
-    "workers": None,
-    "on_error": "raise",
-    "timeout": None,
-    "progress": False,
-    "seed": None,
-    "max_depth": DEFAULT_MAX_DEPTH,
-}
-_FROM_TEXT: dict[str, Callable[[str], Any]] = {
-    "executor": str,
-    "workers": int,
-    "on_error": str,
-    "timeout": float,
-    "progress": lambda text: {"1": True, "true": True, "0": False, "false": False}[text.lower()],
-    "seed": int,
-    "max_depth": int,
-}
+_DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 
 _current: ContextVar[dict[str, Any] | None] = ContextVar("tinygraph.options", default=None)
 
 
 @contextmanager
-def options(**values: Any) -> Iterator[None]:
+def options(**values: Unpack[RunOptions]) -> Iterator[None]:
     """Set the defaults of every run inside the `with` block.
 
     >>> from tinygraph import Node, options
@@ -121,24 +112,16 @@ def options(**values: Any) -> Iterator[None]:
     Raises :class:`OptionError` for an unknown name or a value that it cannot take.
     """
     outer = _current.get() or {}
-    token = _current.set({**outer, **checked(values)})
+    token = _current.set({**outer, **accepted(values, OPTIONS, "a run")})
     try:
         yield
     finally:
         _current.reset(token)
 
 
-def checked(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values, each through the check of its option; refuse names that are no option."""
-    for name in values:
-        if name not in _CHECKS:
-            raise OptionError(f"unknown option {name!r}; the options are {', '.join(_CHECKS)}")
-    return {name: _CHECKS[name](value) for name, value in values.items()}
-
-
-def effective(given: dict[str, Any]) -> dict[str, Any]:
+def effective(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return every option of a run: as given, else from `options()`, else from the environment, else the default."""
-    found = {**_DEFAULTS, **_environment(), **(_current.get() or {}), **checked(given)}
+    found = {**_DEFAULTS, **_environment(), **(_current.get() or {}), **accepted(given, OPTIONS, "a run")}
     if found["workers"] is None:
         found["workers"] = usable_cores()
     return found
@@ -146,13 +129,13 @@ def effective(given: dict[str, Any]) -> dict[str, Any]:
 
 def _environment() -> dict[str, Any]:
     found = {}
-    for name, read in _FROM_TEXT.items():
+    for name, option in OPTIONS.items():
         variable = f"TINYGRAPH_{name.upper()}"
         text = os.environ.get(variable)
         if text is None:
             continue
         try:
-            found[name] = _CHECKS[name](read(text))
+            found[name] = option.check(name, option.read(text))
         except (ValueError, KeyError, OptionError) as error:
             raise OptionError(f"{variable}={text!r} in the environment is no value for {name}") from error
     return found

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from types import FrameType
 from typing import Any
 from weakref import WeakValueDictionary
 
 from tinygraph.capture import Nested, futures_in
-from tinygraph.future import MISSING, Expansion, Future, Place, State, fetched, restored
+from tinygraph.future import MISSING, SETTLED, Expansion, Future, Place, State, fetched, restored, upstream
 
 # Futures that have crossed, so that one that comes twice, or comes home, is one. It keeps none of them alive.
 _known: WeakValueDictionary[tuple[str, int], Future[Any]] = WeakValueDictionary()
 _process: list[str] = []
+_scripts: set[str] = set()
 
 
 class Ref:
@@ -33,10 +35,28 @@ def reduce_node(node: Any) -> tuple[Any, ...]:
     return _empty, (type(node),), node.__getstate__()
 
 
+def spare_scripts() -> None:
+    """Let what is defined in modules whose top level is waiting for us travel as code, from now on.
+
+    Such a module is a script without a guard: another process that imported it would run it once more.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "<module>":
+            name = frame.f_globals.get("__name__")
+            module = sys.modules.get(str(name))
+            if name != "__main__" and name not in _scripts and vars(module or object) is frame.f_globals:
+                import cloudpickle
+
+                cloudpickle.register_pickle_by_value(module)
+                _scripts.add(str(name))
+        frame = frame.f_back
+
+
 def is_importable(node: Any) -> bool:
     """Whether another process finds a node by its name."""
     module, name = node.__dict__.get("__module__"), node.__dict__.get("__qualname__")
-    if module == "__main__" or module not in sys.modules:
+    if module == "__main__" or module not in sys.modules or module in _scripts:
         return False
     found: Any = sys.modules[module]
     for part in str(name).split("."):
@@ -68,7 +88,7 @@ def unpack(packed: Any, rows: list[dict[str, Any]], made: list[int]) -> tuple[An
 
 def table(futures: Iterable[Future[Any]]) -> list[dict[str, Any]]:
     """Return the futures and all that they need as rows, needs first."""
-    calls = _upstream(futures)
+    calls = upstream(futures, _needs)
     index = {call: i for i, call in enumerate(calls)}
 
     def ref(future: Future[Any]) -> Ref:
@@ -77,7 +97,7 @@ def table(futures: Iterable[Future[Any]]) -> list[dict[str, Any]]:
     rows = []
     for call in calls:
         expansion = call.expansion
-        settled = call.state not in (State.WAITING, State.READY, State.RUNNING)
+        settled = call.state in SETTLED
         rows.append(
             {
                 "identity": _identity(call),
@@ -94,7 +114,7 @@ def table(futures: Iterable[Future[Any]]) -> list[dict[str, Any]]:
                 "caller": index.get(call.caller) if call.caller is not None else None,
                 "state": call.state if settled else State.WAITING,
                 "value": fetched(call.value) if settled else MISSING,
-                "extra": {name: getattr(call, name) for name in ("type", "default") if hasattr(type(call), name)},
+                "extra": {} if type(call) is Future else _own(call),
             }
         )
     return rows
@@ -153,27 +173,16 @@ def _rewrapped(args: Any, back: Any) -> Any:
     return tuple(kept)
 
 
-def _upstream(futures: Iterable[Future[Any]]) -> list[Future[Any]]:
-    """Return the futures and what the unsettled ones need, needs first, each once."""
-    found: dict[Future[Any], None] = {}
-    pending = [(future, False) for future in futures]
-    seen: set[Future[Any]] = set()
-    while pending:
-        call, ready = pending.pop()
-        if ready:
-            found[call] = None
-        elif call not in seen:
-            seen.add(call)
-            pending.append((call, True))
-            pending.extend([(need, False) for need in reversed(list(_needs(call)))])
-    return list(found)
+def _needs(call: Future[Any]) -> tuple[Future[Any], ...]:
+    """Return what a row refers to: of a call that has settled nothing but its value travels."""
+    if call.state in SETTLED:
+        return ()
+    return call.dependencies if call.expansion is None else (*call.dependencies, *call.expansion.calls)
 
 
-def _needs(call: Future[Any]) -> Iterator[Future[Any]]:
-    if call.state in (State.WAITING, State.READY, State.RUNNING):
-        yield from call.dependencies
-        if call.expansion is not None:
-            yield from call.expansion.calls
+def _own(call: Future[Any]) -> dict[str, Any]:
+    """Return what a call of a special kind, such as an input, has besides what every call has."""
+    return {name: getattr(call, name) for name in type(call).__dict__.get("__slots__", ())}
 
 
 def _identity(future: Future[Any]) -> tuple[str, int]:

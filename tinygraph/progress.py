@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable
 from time import monotonic
 from typing import TextIO
 
-from tinygraph.events import Event, Failed, Finished, Skipped, Started
+from tinygraph.events import Event, Failed, Finished, Printed, Skipped, Started
 
-_SECONDS_BETWEEN = 0.1
+_SECONDS_BETWEEN = 0.2
 
 
 class ProgressLine:
     """Reads the events of a run and keeps one line up to date; on something else than a terminal, it writes the last.
 
-    >>> from tinygraph.events import Started
-    >>> line = ProgressLine(sys.stdout)
-    >>> line(Started(name="load", number=0, at=0.0, worker=0)); line.close()
-    tinygraph: 0 finished, 1 running, 0.0 s
+    >>> from tinygraph.events import Finished, Started
+    >>> line = ProgressLine(sys.stdout, known=lambda: 3)
+    >>> line(Started(name="load", number=0, at=0.0, worker=0))
+    >>> line(Finished(name="load", number=0, at=0.1, seconds=0.1)); line.close()
+    tinygraph: 1 of 3 finished, 0.0 s
+
+    ``known``: how many calls the run knows of so far; nested calls make it grow.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, known: Callable[[], int] = lambda: 0) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._live = self._stream.isatty()
+        self._known = known
         self._finished = self._failed = self._skipped = 0
         self._running: dict[int, str] = {}
-        self._at = 0.0
-        self._shown = 0.0
+        self._began = monotonic()
+        self._closed = threading.Event()
+        self._ticks = self._stream.isatty()
+        if self._ticks:  # a thread of its own: a line that stands still for a minute looks like a run that hangs
+            threading.Thread(target=self._tick, name="tinygraph-progress", daemon=True).start()
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
-        self._at = event.at
         if isinstance(event, Started):
             self._running[event.number] = event.name
         elif isinstance(event, Finished | Failed | Skipped):
@@ -38,21 +45,27 @@ class ProgressLine:
             self._finished += isinstance(event, Finished)
             self._failed += isinstance(event, Failed)
             self._skipped += isinstance(event, Skipped)
-        if self._live and monotonic() - self._shown > _SECONDS_BETWEEN:
-            self._shown = monotonic()
-            self._stream.write(f"\r\x1b[K{self._text()}")
+        elif isinstance(event, Printed) and self._ticks:  # told before it is written: the line makes room for it
+            self._stream.write("\r\x1b[K")
             self._stream.flush()
 
     def close(self) -> None:
         """Write the last line."""
-        self._stream.write(f"\r\x1b[K{self._text()}\n" if self._live else f"{self._text()}\n")
+        self._closed.set()
+        self._running.clear()
+        self._stream.write(f"\r\x1b[K{self._text()}\n" if self._ticks else f"{self._text()}\n")
         self._stream.flush()
 
+    def _tick(self) -> None:
+        while not self._closed.wait(_SECONDS_BETWEEN):
+            self._stream.write(f"\r\x1b[K{self._text()}")
+            self._stream.flush()
+
     def _text(self) -> str:
-        parts = [f"{self._finished:,} finished"]
+        known = max(self._known(), self._finished)
+        parts = [f"{self._finished:,} of {known:,} finished"]
         parts += [f"{self._failed:,} failed"] if self._failed else []
         parts += [f"{self._skipped:,} skipped"] if self._skipped else []
-        parts += [f"{len(self._running):,} running"] if self._running else []
-        names = list(dict.fromkeys(self._running.values()))[:3] if self._live else []
-        text = f"tinygraph: {', '.join(parts)}, {self._at:.1f} s"
-        return f"{text}  ({', '.join(names)})" if names else text
+        names = list(dict.fromkeys(list(self._running.values())))[:3]
+        running = f"  ({', '.join(names)})" if names else ""
+        return f"tinygraph: {', '.join(parts)}, {monotonic() - self._began:.1f} s{running}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from tinygraph.capture import ATOMS, futures_in, hidden_in
@@ -59,27 +59,6 @@ def captured(function: Any) -> tuple[list[str], list[str]]:
             else:
                 others.append(name if owner is this else f"{name} in {owner.__name__}()")
     return list(dict.fromkeys(own)), list(dict.fromkeys(others))
-
-
-def with_values(function: FunctionType, values: dict[str, Any]) -> FunctionType:
-    """Return the function with these values in the place of what it captured under their names.
-
-    >>> n = 1
-    >>> with_values(lambda: n + 1, {"n": 41})()
-    42
-    """
-    code = function.__code__
-    cells = tuple(
-        CellType(values[name]) if name in values else cell
-        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
-    )
-    names = {name: value for name, value in values.items() if name not in code.co_freevars}
-    scope = {**function.__globals__, **names} if names else function.__globals__
-    new = FunctionType(code, scope, function.__name__, function.__defaults__, cells)
-    new.__kwdefaults__ = function.__kwdefaults__
-    new.__qualname__ = function.__qualname__
-    new.__module__ = function.__module__
-    return new
 
 
 def reached(function: Any) -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,7 @@ from contextvars import copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tinygraph.engine import RELEASED, Engine, Note, why_unusable
+from tinygraph.engine import RELEASED, Engine, why_unusable
 from tinygraph.errors import CancelledError, NestedResolveError, NodeTimeout, RecordError
 from tinygraph.executors import executor_for
 from tinygraph.executors.bodies import Recipe
@@ -16,6 +16,7 @@ from tinygraph.executors.interrupt import Interruptible
 from tinygraph.future import FAILED, FINISHED, SETTLED, Future, fetched, recording
 from tinygraph.graph import Graph
 from tinygraph.inputs import bound
+from tinygraph.notes import Note
 from tinygraph.options import effective
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Run:
         self.options = options
         self._error: BaseException | None = None
         self._done = threading.Event()
+        self._callbacks: list[Callable[[], None]] = []  # to be called, from the run's thread, when it is over
         self._engine: Engine | None = None
         self._cancelled = False
         self._wanted = targets
@@ -110,15 +112,27 @@ class Run:
         return self._done.wait(timeout)
 
     def cancel(self) -> None:
-        """End the run: nothing new starts, and `value` raises :class:`CancelledError`."""
+        """End the run: nothing new starts, and `value` raises :class:`CancelledError`. From any thread or handler."""
         self._cancelled = True
         engine = self._engine
-        if engine is not None:
-            engine.post(lambda: engine.stop(CancelledError("the run was cancelled")))
-            if not engine.left:
-                return
-            with engine.lock:
+        if engine is None:
+            return
+        engine.post(lambda: engine.stop(CancelledError("the run was cancelled")))
+        # Read at once, unless somebody holds the lock: who does reads the news when it is next idle.
+        if engine.lock.acquire(blocking=False):
+            try:
                 engine.read_inbox()
+            finally:
+                engine.lock.release()
+
+    def _start(self, inputs: dict[str, Any], *, block: bool) -> None:
+        if all(future.state in SETTLED for future in self._targets) and not inputs:
+            self._finish()
+        elif block:
+            self._execute(inputs)
+        else:
+            context = copy_context()
+            threading.Thread(target=context.run, args=(self._execute, inputs), name="tinygraph-run").start()
 
     def _execute(self, inputs: dict[str, Any]) -> None:
         """Run the targets to their end; what went wrong is kept for `value`."""
@@ -130,13 +144,21 @@ class Run:
             self._error = error
             raise
         finally:
-            self._done.set()
+            self._finish()
+
+    def _finish(self) -> None:
+        self._done.set()
+        for callback in self._callbacks:
+            callback()
+
+    def _known(self) -> int:
+        return 0 if self._engine is None else len(self._engine.calls)
 
     def _drive(self, inputs: dict[str, Any]) -> None:
         executor = executor_for(self.options["executor"], self.options["workers"])
         deadline = None if self.options["timeout"] is None else monotonic() + self.options["timeout"]
         engine = self._engine = Engine(self._targets, self.options, home=executor.home, lanes=executor.lanes)
-        listener, close = _listener(self.options["progress"])
+        listener, close = _listener(self.options["progress"], self._known)
         engine.listener = listener
         try:
             engine.start()
@@ -158,6 +180,27 @@ class Run:
             close()
         if engine.error is not None:
             raise engine.error
+
+
+async def awaited(future: Future[Any]) -> Any:
+    """Run a future without holding up the event loop; if the waiting is cancelled, so is the run."""
+    import asyncio
+
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell() -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(over.set)
+
+    result = _prepared(future, {})
+    result._callbacks.append(tell)
+    result._start({}, block=False)
+    try:
+        await over.wait()
+    except asyncio.CancelledError:
+        result.cancel()
+        raise
+    return result.value
 
 
 def run(
@@ -186,6 +229,13 @@ def run(
     :class:`RecordError` for what is no future, and :class:`NestedResolveError` in the body of a node. What a node
     raised is raised by ``value``.
     """
+    result = _prepared(target, options)
+    result._start(dict(inputs or {}), block=block)
+    return result
+
+
+def _prepared(target: Future[Any] | Graph, options: dict[str, Any]) -> Run:
+    """Return a run that has not begun; refuse what cannot be run."""
     recorder = recording.get()
     if recorder is not None:
         error = NestedResolveError(
@@ -197,21 +247,13 @@ def run(
     for future in targets:
         if not isinstance(future, Future):
             raise RecordError(
-                f"only futures can be resolved, and {future!r} ({type(future).__name__}) is none: "
-                f"is @Node missing, or was the node not called?"
+                f"only futures can be resolved, and {future!r:.200} ({type(future).__name__}) is none: "
+                f"is @Node missing, or was the node not called? Several futures are run by run(Graph(*futures))"
             )
-    result = Run(targets, as_tuple=isinstance(target, Graph) and len(targets) != 1, options=effective(options))
-    filled_inputs = dict(inputs or {})
-    if all(future.state in SETTLED for future in targets) and not filled_inputs:
-        result._done.set()
-    elif block:
-        result._execute(filled_inputs)
-    else:
-        threading.Thread(target=copy_context().run, args=(result._execute, filled_inputs), name="tinygraph-run").start()
-    return result
+    return Run(targets, as_tuple=isinstance(target, Graph) and len(targets) != 1, options=effective(options))
 
 
-def _listener(progress: Any) -> tuple[Callable[[Note], None] | None, Callable[[], None]]:
+def _listener(progress: Any, known: Callable[[], int]) -> tuple[Callable[[Note], None] | None, Callable[[], None]]:
     """Return who is told what happens, and what to call at the end."""
     if not progress:
         return None, lambda: None
@@ -221,7 +263,7 @@ def _listener(progress: Any) -> tuple[Callable[[Note], None] | None, Callable[[]
         return teller(progress), lambda: None
     from tinygraph.progress import ProgressLine
 
-    line = ProgressLine()
+    line = ProgressLine(known=known)
     return teller(line), line.close
 
 

@@ -16,6 +16,7 @@ from tinygraph import (
     Graph,
     Node,
     NodeExit,
+    NodeTimeout,
     PayloadError,
     RecordError,
     TinygraphError,
@@ -509,3 +510,67 @@ def test_a_future_that_was_resolved_travels_with_its_value(kind):
     assert pickle.loads(pickle.dumps(future)) is future
     assert Node(len)(future).resolve() == 200_000
     assert future.resolve() == bytes(200_000)
+
+
+# One contract for the options of a node
+
+
+@Node
+class Ledger:
+    """Counts what is made and closed by lines in a file."""
+
+    def __init__(self, path):
+        self.path = path
+        self._note("made")
+
+    def __call__(self, x):
+        return x + 1
+
+    def close(self):
+        self._note("closed")
+
+    def _note(self, what):
+        with open(self.path, "a") as file:
+            file.write(f"{what}\n")
+
+
+@pytest.mark.parametrize("where", ["driver", "thread", "process"])
+def test_every_executor_takes_every_where(kind, where):
+    here = Node(add.function, where=where)
+    assert here(here(1, 2), 3).resolve(timeout=25) == 6
+
+
+def wait_for(path):
+    while not os.path.exists(path):
+        threading.Event().wait(0.01)
+
+
+def test_a_call_beyond_its_timeout_fails_and_the_others_go_on(kind, tmp_path):
+    if kind == "inline":
+        pytest.skip("inline there is nobody who could look at the clock while a body runs: see the test of its own")
+    held = Node(wait_for, name="held", timeout=0.2)
+    graph = Graph(held(str(tmp_path / "go on")), add(1, 2))
+    result = run(graph, on_error="continue")
+    (tmp_path / "go on").touch()  # for executors that cannot stop a body
+    [failure] = result.failures
+    assert isinstance(failure.exception, NodeTimeout)
+    assert failure.future.name == "held"
+    assert graph.targets[1].resolve() == 3
+
+
+def test_a_second_run_knows_the_failures_of_the_first(kind):
+    graph = Graph(divide(1, 0), add(1, 2))
+    first = run(graph, on_error="continue").failures
+    again = run(graph, on_error="continue").failures
+    assert [failure.exception for failure in again] == [failure.exception for failure in first]
+    assert [failure.future for failure in again] == [failure.future for failure in first]
+
+
+def test_what_was_made_for_a_run_is_closed_with_it(kind, tmp_path):
+    if kind in ("spawn", "forkserver", "loky"):
+        pytest.skip("a given pool of processes does not say when a run is over: its workers close at their exit")
+    path = str(tmp_path / "ledger")
+    ledger = Ledger(path)
+    assert add(ledger(1), ledger(2)).resolve() == 5
+    lines = (tmp_path / "ledger").read_text().split()
+    assert lines.count("closed") == lines.count("made") >= 1

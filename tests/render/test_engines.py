@@ -43,7 +43,7 @@ def test_the_program_dot_alone_is_enough(suffix, no_library, tmp_path):
 def test_without_graphviz_the_error_says_both_ways_out(suffix, no_library, no_program, tmp_path):
     with pytest.raises(DrawError) as caught:
         embed(1).graph.draw(tmp_path / "new" / f"g{suffix}")
-    for said in ("pip install 'tinygraph[render]'", "`dot`", "apt install graphviz", ".html"):
+    for said in ("pip install 'pygraphviz>=2'", "`dot`", "apt install graphviz", ".html"):
         assert said in str(caught.value)
     assert not (tmp_path / "new").exists()
 

@@ -212,6 +212,37 @@ def test_the_insides_of_a_stack_are_folded_together():
     assert arrows(drawn) == {("load", "embed"), ("doc", "join")}
 
 
+def test_times_of_callers_are_not_added_up():
+    """doc ×50: load ×50 ──► embed ×50, open and closed"""
+
+    @Node
+    def doc(i):
+        return embed(load(i))
+
+    future = finished(join(*[doc(i) for i in range(50)]))
+    assert [one.details[0].endswith("in all") for one in picture(future).boxes if one.calls > 1] == [False, True, True]
+    assert box(picture(future, depth=0), "doc").details[0].endswith(" each")
+
+
+def test_without_times_a_graph_is_drawn_the_same_after_every_run(tmp_path):
+    """
+    slow ──┐
+    quick ─┴► join
+    """
+    slow, quick = Node(lambda: 1, name="slow", cost=1), Node(lambda: sum(range(100_000)), name="quick", cost=0.01)
+    drawn = set()
+    for engine, executor in itertools.product(("pydot", "nx"), ("inline", "threads")):
+        graph = join(slow(), quick()).graph
+        graph.run(executor=executor)
+        text = graph.draw(tmp_path / "graph.dot", times=False, engine=engine).read_text()
+        drawn.add(text)
+        critical = [one.name for one in picture_of(listing_of(graph, times=False)).boxes if one.critical]
+        assert critical == ["slow", "join"]
+    assert len(drawn) == 1
+    assert " of work" not in text
+    assert "µs" not in text
+
+
 def test_nodes_with_one_name_but_other_code_are_not_folded():
     ones = [Node(lambda: 1, name="same")() for _ in range(15)]
     twos = [Node(lambda: 2, name="same")() for _ in range(15)]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
+import warnings
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
 from tinygraph.capture import Nested
-from tinygraph.checks import check_arguments, surely_fit
+from tinygraph.checks import check_arguments, parameters_of, surely_fit
 from tinygraph.definition import Definition, Kind
 from tinygraph.engine import Engine
 from tinygraph.errors import NodeExit, NodeTimeout
 from tinygraph.future import Elsewhere, Future, Recorder, recording
-from tinygraph.node import parameters_of
 from tinygraph.seeds import Source, restore, source, sow, states
 
 _LEAF = Kind.LEAF  # looked up at every call, and an enum's attribute is slow
@@ -22,13 +24,14 @@ _LEAF = Kind.LEAF  # looked up at every call, and an enum's attribute is slow
 class Recipe:
     """The value of a recorded construction: how to make the object, where it is needed.
 
-    Each worker makes its own, once. A recipe that is unpickled is the object itself.
+    Each worker makes its own, once for each run. A recipe that is unpickled is the object itself.
     """
 
     __slots__ = ("args", "cls", "identity", "kwargs")
 
-    def __init__(self, identity: str, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.identity = identity
+    def __init__(self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # Two programs may share a cluster, and a forked child has its parent's numbers.
+        self.identity = f"{_TOKEN}-{os.getpid()}-{next(_numbers)}"
         self.cls = cls
         self.args = args
         self.kwargs = kwargs
@@ -38,6 +41,7 @@ class Recipe:
         return self.cls(*self.args, **self.kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        here.sent_recipe = True
         return _live, (self.identity, self.cls, self.args, self.kwargs)
 
 
@@ -76,18 +80,19 @@ class Bodies:
         began = perf_counter()
         try:
             args: Any = call.args
-            if definition.kind is _LEAF and not call.kwargs and not engine.apart:
+            if definition.kind is _LEAF and not call.kwargs and not engine.elsewhere:
                 needs = call.dependencies
                 if needs is args:
                     args = [need.value for need in needs]
                 elif needs:
                     args = self.arguments(call)[0]
                 if definition._checks and not surely_fit(definition.columns, args):
-                    value = run_body(definition, "", args, {})
+                    value = run_body(definition, args, {})
                 else:
                     value = definition.function(*args)
             else:
-                value = run_body(definition, f"{call.name}#{call.number}", *self.arguments(call))
+                args = None  # not to be held while the engine looks for who still holds what
+                value = run_body(definition, *self.arguments(call))
         except BaseException as error:
             engine.lock.acquire()
             recorder.calls, recorder.error = [], None
@@ -99,6 +104,7 @@ class Bodies:
                 error.__traceback__ = error.__traceback__.tb_next  # from the user's frame on, not ours
             engine.raised(call, error, began, self.worker)
             return
+        recorder.caller = None
         engine.lock.acquire()
         made = recorder.calls
         if made or recorder.error is not None:
@@ -159,14 +165,14 @@ def arguments_of(call: Future[Any], use: Callable[[Any], Any]) -> tuple[list[Any
     return args, {name: argument(arg) for name, arg in (call.kwargs or {}).items()}
 
 
-def run_body(definition: Definition, identity: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Run the body of a node with arguments that are values; `identity` names the call."""
+def run_body(definition: Definition, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Run the body of a node with arguments that are values."""
     function = definition.function
     checks = definition.checks
     if checks:
         check_arguments(definition.name, checks, parameters_of(function), args, kwargs, Future)
     if definition.kind is Kind.STATEFUL:
-        return Recipe(identity, function, tuple(args), kwargs)  # type: ignore[arg-type]
+        return Recipe(function, tuple(args), kwargs)  # type: ignore[arg-type]
     value = function(*args, **kwargs)
     if definition.kind is not Kind.GENERATOR:
         return value
@@ -191,20 +197,53 @@ def exit_of(name: str, error: SystemExit) -> NodeExit:
 
 
 def close(thing: Any) -> None:
-    """Close an object as its class asks for: `close()`, else `__exit__`."""
-    closing = getattr(thing, "close", None)
-    if callable(closing):
-        closing()
-    elif hasattr(type(thing), "__exit__"):
-        thing.__exit__(None, None, None)
+    """Close an object as its class asks for: `close()`, else `__exit__`. What goes wrong with that is a warning."""
+    try:
+        closing = getattr(thing, "close", None)
+        if callable(closing):
+            closing()
+        elif hasattr(type(thing), "__exit__"):
+            thing.__exit__(None, None, None)
+    except (Exception, SystemExit) as error:
+        try:
+            name = type(thing).__name__
+            warnings.warn(f"{name} could not be closed: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
+        except Exception:  # an error that cannot be told, or warnings are errors: those of the next object, not of this
+            return
 
 
-_held: dict[str, Any] = {}
+# In a worker process
+
+
+class Here(threading.local):
+    """What a thread that works for another process has at hand while it reads and writes pickles."""
+
+    objects: dict[str, Any] | None = None  # those that recipes make, by identity; None where nobody closes them
+    sent_recipe = False  # whether a recipe was pickled
+
+
+here = Here()
+_TOKEN = os.urandom(8).hex()
+_numbers = itertools.count(1)
+_kept: dict[str, Any] = {}  # where nobody says when a run is over
 
 
 def _live(identity: str, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the object of a recipe in a worker process: made when it first arrives there."""
-    thing = _held.get(identity)
+    objects = here.objects
+    if objects is None:
+        objects = _kept
+        if not _kept:
+            from multiprocessing import util
+
+            # Not by `atexit`, which workers of `multiprocessing` do not come to. They come to this, and others as well.
+            util.Finalize(None, _close_kept, exitpriority=10)
+    thing = objects.get(identity)
     if thing is None:
-        thing = _held[identity] = cls(*args, **kwargs)
+        thing = objects[identity] = cls(*args, **kwargs)
     return thing
+
+
+def _close_kept() -> None:
+    while _kept:
+        close(_kept.popitem()[1])

@@ -7,7 +7,7 @@ from contextvars import copy_context
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from tinygraph.engine import Engine
+from tinygraph.engine import Engine, why_unusable
 from tinygraph.executors.bodies import Bodies, exit_of, too_slow
 from tinygraph.future import FINISHED, SETTLED, Future, Recorder, recording
 from tinygraph.seeds import Source, source
@@ -24,12 +24,14 @@ class Coroutines:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._bodies = Bodies(engine, -1)
         self._tasks: set[Any] = set()
+        self._closing = False
 
     def __enter__(self) -> Coroutines:
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Cancel what still runs and end the loop."""
+        self._closing = True
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.call_soon_threadsafe(loop.stop)
@@ -75,10 +77,14 @@ class Coroutines:
         async def demand(future: Future[Any]) -> Any:
             nonlocal claimed
             with engine.lock:
-                engine.demand([*recorder.calls[claimed:], future])
+                engine.demand([*recorder.calls[claimed:], future], future, call)
                 claimed = len(recorder.calls)
             engine.driver.wake.put(None)
-            return await _value(engine, future)
+            try:
+                return self._bodies.usable(await _value(engine, future))
+            finally:
+                with engine.lock:
+                    engine.received(future, call)
 
         recorder.demand = demand
         recording.set(recorder)
@@ -93,6 +99,8 @@ class Coroutines:
             if recorder.error is not None:
                 raise recorder.error
         except BaseException as error:
+            if self._closing:
+                return  # the run is over, and this body was cancelled with it: it may run again another time
             if isinstance(error, SystemExit):
                 error = exit_of(call.name, error)
             with engine.lock:
@@ -101,8 +109,10 @@ class Coroutines:
                 else:
                     engine.raised(call, error, began, 0)
         else:
+            recorder.caller = recorder.demand = None  # hold nothing while the engine looks who still holds what
             with engine.lock:
                 engine.settle(call, value, recorder.calls, began, 0)
+        call = value = None  # type: ignore[assignment]
         engine.driver.wake.put(None)
 
 
@@ -128,4 +138,4 @@ async def _value(engine: Engine, future: Future[Any]) -> Any:
         await settled
     if future.state is FINISHED:
         return future.value
-    raise future.value if isinstance(future.value, BaseException) else RuntimeError("the run ended")
+    raise why_unusable(future)

@@ -16,6 +16,7 @@ from tinygraph.executors.coroutines import Coroutines
 from tinygraph.executors.local import work
 from tinygraph.executors.output import Outlet
 from tinygraph.executors.pool import Pool, pool
+from tinygraph.portable import spare_scripts
 
 
 class Crew:
@@ -82,6 +83,7 @@ class _Shift:
         if processes.queue and self._pool is None:
             self._pool = pool(self._workers)
             processes.wake = self._pool.bell
+            spare_scripts()
             self._pool.open(engine, self._workers, self._outlet, snapshot())
         if self._pool is not None and engine.dropped:
             self._pool.ring()
@@ -96,7 +98,8 @@ class _Shift:
         if self._pool is not None:
             self._pool.close(self._engine)
             self._write()
-        if self._engine.over.is_set() and self._engine.error is None:
+        # Nothing runs in them any more, but for a body that was given up: that one is not waited for.
+        if self._engine.over.is_set() and not self._engine.in_hand:
             for thread in self._threads.values():
                 thread.join()
 

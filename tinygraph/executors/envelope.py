@@ -11,12 +11,12 @@ from time import perf_counter
 from typing import Any
 
 from tinygraph.capture import parts_of
+from tinygraph.checks import parameters_of
 from tinygraph.definition import Definition
 from tinygraph.errors import NodeError, PayloadError
 from tinygraph.executors.ambient import dumps
 from tinygraph.executors.bodies import exit_of, run_body
 from tinygraph.future import Future, Recorder, recording
-from tinygraph.node import parameters_of
 from tinygraph.portable import pack, unpack
 from tinygraph.seeds import Source, source, sow
 
@@ -43,12 +43,10 @@ class Outcome:
     made: list[Future[Any]] = field(default_factory=list)
 
 
-def encode(
-    definition: Definition, identity: str, args: list[Any], kwargs: dict[str, Any], seed: int | None = None
-) -> bytes:
+def encode(definition: Definition, args: list[Any], kwargs: dict[str, Any], seed: int | None = None) -> bytes:
     """Return a call as bytes for a worker; raises :class:`PayloadError` naming the argument that cannot travel."""
     try:
-        return dumps((definition, identity, args, kwargs, seed))
+        return dumps((definition, args, kwargs, seed))
     except Exception as error:
         raise why_unpicklable(definition, args, kwargs, error) from error
 
@@ -96,25 +94,23 @@ def perform(payload: bytes) -> bytes:
     began = perf_counter()
     name = "a call"
     try:
-        definition, identity, args, kwargs, seed = pickle.loads(payload)
+        definition, args, kwargs, seed = pickle.loads(payload)
         name = definition.name
         if seed is not None:
             sow(seed, definition.function)
-        value, made = _run(definition, identity, args, kwargs)
+        value, made = _run(definition, args, kwargs)
         return _encoded_value(name, value, made, perf_counter() - began)
     except BaseException as error:
         error = exit_of(name, error) if isinstance(error, SystemExit) else error
         return pickle.dumps((False, os.getpid(), perf_counter() - began, describe_error(error), b""))
 
 
-def perform_here(
-    definition: Definition, identity: str, args: list[Any], kwargs: dict[str, Any], seed: int | None = None
-) -> Outcome:
+def perform_here(definition: Definition, args: list[Any], kwargs: dict[str, Any], seed: int | None = None) -> Outcome:
     """Run one call in a thread of the driver's process, where nothing needs to be encoded."""
     began, worker = perf_counter(), threading.get_ident()
     source.set(None if seed is None else Source(seed))
     try:
-        value, made = _run(definition, identity, args, kwargs)
+        value, made = _run(definition, args, kwargs)
         return Outcome(value, None, perf_counter() - began, worker, made)
     except BaseException as error:
         error = exit_of(definition.name, error) if isinstance(error, SystemExit) else error
@@ -136,13 +132,11 @@ def decode(reply: bytes) -> Outcome:
     return Outcome(value, None, seconds, worker, made)
 
 
-def _run(
-    definition: Definition, identity: str, args: list[Any], kwargs: dict[str, Any]
-) -> tuple[Any, list[Future[Any]]]:
+def _run(definition: Definition, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, list[Future[Any]]]:
     recorder = Recorder()
     token = recording.set(recorder)
     try:
-        value = run_body(definition, identity, args, kwargs)
+        value = run_body(definition, args, kwargs)
     finally:
         recording.reset(token)
     if recorder.error is not None:  # raised in the body, and swallowed there

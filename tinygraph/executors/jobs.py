@@ -16,6 +16,7 @@ from tinygraph.executors.bodies import Bodies, arguments_of, too_slow
 from tinygraph.executors.coroutines import Coroutines
 from tinygraph.executors.envelope import Outcome, decode, encode, perform, perform_here
 from tinygraph.future import Future, State, fetched
+from tinygraph.portable import spare_scripts
 
 
 class Jobs:
@@ -39,6 +40,7 @@ class Jobs:
 
     def drive(self, engine: Engine, deadline: float | None) -> None:
         """Run ready calls of the engine until it is over, or the deadline has passed."""
+        spare_scripts()
         with Coroutines(engine) as coroutines, Bodies(engine, -1) as bodies:
             try:
                 while not engine.over.is_set():
@@ -87,14 +89,13 @@ class Jobs:
     def _submit(self, engine: Engine, bodies: Bodies, call: Future[Any]) -> None:
         began = perf_counter()
         try:
-            identity = f"{call.name}#{call.number}"
             seed = None if engine.seeds is None else engine.seeds.of(call)
             if isinstance(self._pool, ThreadPoolExecutor):
                 job: Job[Any] = self._pool.submit(
-                    perform_here, call.definition, identity, *arguments_of(call, bodies.usable), seed
+                    perform_here, call.definition, *arguments_of(call, bodies.usable), seed
                 )
             else:
-                payload = encode(call.definition, identity, *arguments_of(call, fetched), seed)
+                payload = encode(call.definition, *arguments_of(call, fetched), seed)
                 job = self._pool.submit(perform, payload)
         except BaseException as error:
             with engine.lock:

@@ -6,11 +6,15 @@ supervisor.
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import signal
 import socket
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Pipe
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector
 from struct import Struct
@@ -47,6 +51,7 @@ class Member:
         pipe, theirs = Pipe(duplex=True)
         self._hearing = Hearing()
         self._said: list[Said] = []
+        self._was_running: tuple[int, float] | None = None
         self._process = get_context("loky").Process(
             target=main,
             args=(theirs, self._path, segments.folder, os.getpid(), *self._hearing.theirs, self._hearing.token),
@@ -55,7 +60,8 @@ class Member:
             env=environment,
         )
         try:
-            self._process.start()
+            with _streams_that_flush():
+                self._process.start()
         except BaseException:
             pipe.close()
             self._hearing.close()
@@ -157,11 +163,16 @@ class Member:
 
     def running(self) -> tuple[int, float]:
         """Return the task that was begun last, 0 for none, and when."""
-        return self._ledger.task, self._ledger.began
+        return self._was_running or (self._ledger.task, self._ledger.began)
 
     def unsent(self) -> list[bytes]:
         """Return the outcomes that a dead worker had noted and not sent."""
         return self._ledger.outcomes()
+
+    @property
+    def begun(self) -> list[int]:
+        """The tasks that have begun a line."""
+        return self._hearing.begun
 
     def said(self, ended: int = 0) -> list[Said]:
         """Return what the nodes have printed and logged; `ended` is a task whose last line will not be longer."""
@@ -197,6 +208,7 @@ class Member:
         """Reap the process and free what belonged to it; return its exit code. What it said can still be had."""
         self.kill()
         self._process.join()
+        self._was_running = self.running()
         self._said = self.said() + self._hearing.end()
         self.hear(False)
         self._hearing.close()
@@ -273,6 +285,20 @@ class Machine:
         self._ears.close()
         self._ear.close()
         self._bell.close()
+
+
+@contextmanager
+def _streams_that_flush() -> Iterator[None]:
+    """Stand in for standard streams that are closed, or not there at all: the launcher of processes flushes them."""
+    missing = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    missing = {name: stream for name, stream in missing.items() if getattr(stream, "closed", stream is None)}
+    for name in missing:
+        setattr(sys, name, io.StringIO())
+    try:
+        yield
+    finally:
+        for name, stream in missing.items():
+            setattr(sys, name, stream)
 
 
 def _life_of(process: Any) -> int:

@@ -34,6 +34,8 @@ from time import perf_counter
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
+from tinygraph.notes import Note
+
 if TYPE_CHECKING:
     from tinygraph.engine import Engine
     from tinygraph.executors.ledger import Ledger
@@ -223,8 +225,8 @@ class Transcript:
     def __init__(self, channel: str, token: bytes) -> None:
         self._channel = channel
         self._head = b"\x1e" + token
-        self._task = 0
-        self._line = b""  # begun
+        self.task = 0
+        self.line = b""  # that was begun
         self._held = b""  # of a frame that has come in half
         self._parts: list[bytes] = []
         self._found: list[Said] = []
@@ -252,14 +254,14 @@ class Transcript:
 
     def goes_on_with(self, task: int) -> list[Said]:
         """Note that what comes now is of another task; return the line that the last one had begun."""
-        if task != self._task:
+        if task != self.task:
             self._end_line()
-            self._task = task
+            self.task = task
         return self._taken()
 
     def end(self, task: int = 0) -> list[Said]:
         """Return the line that was begun and is not going to be ended, of one task or whosever it is."""
-        if task in (0, self._task):
+        if task in (0, self.task):
             self._end_line()
         return self._taken()
 
@@ -270,30 +272,30 @@ class Transcript:
     def _take(self, text: bytes) -> None:
         cut = text.rfind(b"\n") + 1
         if cut:
-            self._say(self._line + text[:cut])
-            text, self._line = text[cut:], b""
-        self._line += text
-        if len(self._line) > LAST_WORDS:
+            self._say(self.line + text[:cut])
+            text, self.line = text[cut:], b""
+        self.line += text
+        if len(self.line) > LAST_WORDS:
             self._end_line()
 
     def _end_line(self) -> None:
-        if self._line:
-            self._say(self._line)
-            self._line = b""
+        if self.line:
+            self._say(self.line)
+            self.line = b""
 
     def _say(self, text: bytes) -> None:
-        self._found.append(Said(self._task, self._channel, text.decode("utf-8", "backslashreplace")))
+        self._found.append(Said(self.task, self._channel, text.decode("utf-8", "backslashreplace")))
 
     def _take_frame(self, kind: bytes, payload: bytes) -> None:
         if kind == _TASK:
-            if int(payload) != self._task:
+            if int(payload) != self.task:
                 self._end_line()
-                self._task = int(payload)
+                self.task = int(payload)
             return
         self._parts.append(payload)
         if kind != _PART:
             packed, self._parts = b"".join(self._parts), []
-            self._found.append(Said(self._task, _KINDS[kind], "", packed))
+            self._found.append(Said(self.task, _KINDS[kind], "", packed))
 
 
 class Hearing:
@@ -340,6 +342,11 @@ class Hearing:
                 found += transcript.feed(data)
         return found, ended
 
+    @property
+    def begun(self) -> list[int]:
+        """The tasks that have begun a line."""
+        return [transcript.task for transcript in self._transcripts if transcript.line]
+
     def end(self, task: int = 0) -> list[Said]:
         """Return the lines that were begun: their task has ended, or the worker has."""
         return [said for transcript in self._transcripts for said in transcript.end(task)]
@@ -368,7 +375,9 @@ class Outlet:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._queue: deque[tuple[Whose, Said, float]] = deque()
-        self._waiting = 0
+        # Two numbers, each counted by one thread: one that both change would lose count.
+        self._put = self._written = 0
+        self.awaited = False  # whether somebody is to be told when there is room again
 
     def __bool__(self) -> bool:
         """Whether anything waits to be written."""
@@ -377,27 +386,28 @@ class Outlet:
     @property
     def full(self) -> bool:
         """Whether so much waits here that no more should be read."""
-        return self._waiting > PRESSURE
+        return self._put - self._written > PRESSURE
 
     def put(self, whose: Whose, said: Said) -> None:
         """Leave something to be written; from the supervisor's thread."""
-        self._waiting += len(said.text) + len(said.packed)
+        self._put += len(said.text) + len(said.packed)
         self._queue.append((whose, said, perf_counter()))
         if len(self._queue) == 1:
             self._engine.driver.wake.put(None)
 
     def deliver(self) -> bool:
-        """Write what was said; return whether somebody may wait for that. Holds no lock while it writes."""
-        was_full, engine = self.full, self._engine
+        """Write what was said; return whether somebody waits for that. Needs no lock, and may take its time."""
+        engine = self._engine
         while self._queue:
             whose, said, at = self._queue.popleft()
-            self._waiting -= len(said.text) + len(said.packed)
+            self._written += len(said.text) + len(said.packed)
             if engine.listener is not None and not said.packed:
                 for line in _lines(said.text):
                     with engine.lock:
-                        engine.listener(("printed", whose, at - engine.began, (line, said.channel)))  # type: ignore[arg-type]
+                        engine.listener(Note("printed", whose, at - engine.began, (line, said.channel)))
             write(whose, said)
-        return was_full
+        awaited, self.awaited = self.awaited, False
+        return awaited
 
 
 def write(whose: Whose, said: Said) -> None:

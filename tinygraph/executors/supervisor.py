@@ -104,7 +104,6 @@ class Hand:
         "left",
         "member",
         "said",
-        "speaks",
         "tasks",
         "voice",
         "words",
@@ -121,7 +120,6 @@ class Hand:
         self.late = 0  # the task for which it was killed, because that took too long
         self.said: Callable[..., list[Said]] = getattr(member, "said", _nothing)
         self.voice: tuple[int, Whose, Engine] | None = None  # the task that said something last
-        self.speaks = False  # whether that task may have begun a line
         self.words = ""  # the last that it said
 
 
@@ -416,11 +414,12 @@ class Supervisor:
     # Taking back
 
     def _take_report(self, hand: Hand, outcomes: list[bytes]) -> None:
-        for outcome in outcomes:
-            self._settle(hand, *pickle.loads(outcome))
-        if hand.speaks and hand.voice is not None and hand.voice[0] not in hand.tasks:
-            hand.speaks = False
-            self._pass_on(hand, hand.said(hand.voice[0]))
+        settled = [pickle.loads(outcome) for outcome in outcomes]
+        for task in getattr(hand.member, "begun", ()):
+            if task not in hand.tasks or any(task == outcome[0] for outcome in settled):
+                self._pass_on(hand, hand.said(task))
+        for outcome in settled:
+            self._settle(hand, *outcome)
 
     def _hear(self, hand: Hand) -> None:
         """Pass on what the nodes on a worker have said."""
@@ -441,16 +440,15 @@ class Supervisor:
             if outlet.full and hand not in self._unheard:
                 hand.member.hear(False)  # type: ignore[attr-defined]  # who says something has this as well
                 self._unheard.append(hand)
+                outlet.awaited = True  # said before we look once more, in `_hear_again`: one of the two sees the other
 
     def _voice(self, hand: Hand, said: Said) -> tuple[Whose, Engine | None]:
         """Return which task said something."""
         # All that a task said was heard before it was settled: what comes later is of the one that runs.
         task = hand.tasks.get(said.task) or hand.tasks.get(hand.member.running()[0])
-        if task is not None:
-            if hand.voice is None or hand.voice[0] != task.number:
-                hand.words = ""
-                hand.voice = task.number, Whose(task.call.name, task.call.number), task.engine
-            hand.speaks = True
+        if task is not None and (hand.voice is None or hand.voice[0] != task.number):
+            hand.words = ""
+            hand.voice = task.number, Whose(task.call.name, task.call.number), task.engine
         return (Whose("worker", hand.member.number), None) if hand.voice is None else hand.voice[1:]
 
     def _hear_again(self) -> None:

@@ -6,12 +6,14 @@ and reads nothing from the terminal.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from time import perf_counter, sleep
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 from tinygraph.capture import ATOMS
 from tinygraph.definition import Kind
 from tinygraph.executors.ambient import Surroundings
-from tinygraph.executors.bodies import exit_of, run_body
+from tinygraph.executors.bodies import close, exit_of, here, run_body
 from tinygraph.executors.envelope import describe_error, why_no_way_back
 from tinygraph.executors.ledger import Ledger
 from tinygraph.executors.output import speak_through
@@ -34,9 +36,10 @@ REPORT_EVERY = 0.001
 # Plain values up to this many characters or bytes travel in the report itself.
 SMALL = 1 << 12
 
-PLAIN, PARCEL, EXPANDED, RAISED = range(4)  # what sort of outcome it is
-# What a message may bring besides definitions, whose numbers are positive: what surrounds its tasks, and their seeds.
-AMBIENT, SEEDS = 0, -1
+PLAIN, PARCEL, EXPANDED, RAISED, RELEASED = range(5)  # what sort of outcome it is
+# What a message may bring besides definitions, whose numbers are positive: what surrounds its tasks, their seeds, the
+# run that they belong to, a run that is over, definitions that nobody has any more.
+AMBIENT, SEEDS, RUN, RELEASE, FORGET = 0, -1, -2, -3, -4
 
 _PR_SET_PDEATHSIG = 1
 
@@ -53,21 +56,48 @@ class Bench:
         self.definitions: dict[int, Any] = {}  # bytes until first used
         self.recorder = Recorder()
         self.seeds: dict[int, int] = {}  # by task
+        self.memory: dict[int, int] = {}  # what a body may add to what this process has, by definition
+        self.held: dict[int, dict[str, Any]] = {}  # objects that were made of recipes, by run
+        self.released: list[int] = []  # runs that are over, and whose objects are not closed yet
+        self._objects: dict[str, Any] = {}  # those of the run whose tasks came last
+        self._process = os.getpid()
         self.learned: Callable[[], None] = lambda: None  # called when a definition was decoded, and its module imported
 
     def unpack(self, message: bytes) -> list[tuple[int, int, Any]]:
-        """Learn the definitions that a message brings and return its tasks: number, definition, arguments."""
-        definitions, tasks = pickle.loads(message)
-        self.definitions.update(definitions)
-        if SEEDS in definitions:
-            self.seeds.update(self.definitions.pop(SEEDS))
+        """Learn what a message brings and return its tasks: number, definition, arguments."""
+        news, tasks = pickle.loads(message)
+        if news:
+            self.seeds.update(news.pop(SEEDS, ()))
+            if RUN in news:
+                self._objects = self.held.setdefault(news.pop(RUN), {})
+            if RELEASE in news:
+                self.released.append(news.pop(RELEASE))
+            for index in news.pop(FORGET, ()):
+                self.definitions.pop(index, None)
+                self.memory.pop(index, None)
+            self.definitions.update(news)
+        if not {task[1] for task in tasks} <= self.definitions.keys():
+            raise LookupError("a task came whose definition did not")
         return tasks  # type: ignore[no-any-return]
+
+    def release(self) -> list[bytes]:
+        """Close the objects of runs that are over, and return the answers."""
+        runs, self.released = self.released, []
+        for run in runs:
+            objects = self.held.pop(run, {})
+            for thing in objects.values():
+                close(thing)
+            objects.clear()
+        return [pickle.dumps((run, RELEASED, 0.0, 0.0, None)) for run in runs]
 
     def definition(self, index: int) -> Any:
         """Return a definition that a message brought; it is decoded when it is first used."""
         found = self.definitions[index]
         if type(found) is bytes:
             found = self.definitions[index] = pickle.loads(found)
+            memory = getattr(found, "memory", None)
+            if memory is not None:
+                self.memory[index] = memory
             self.learned()
         return found
 
@@ -84,22 +114,39 @@ class Bench:
             name = definition.name
             if self.seeds and task in self.seeds:
                 sow(self.seeds.pop(task), definition.function)
+            kwargs: dict[str, Any] = {}
             if type(args) is Parcel:
+                here.objects = self._objects
                 args, kwargs = loads(args, self.segments)
-                value = run_body(definition, f"task {task}", args, kwargs)
+                value = self._run_body(definition, index, args, kwargs)
+            elif index in self.memory:
+                value = self._run_body(definition, index, args, kwargs)
             elif definition.kind is Kind.LEAF and not definition.checks:
                 value = definition.function(*args)
             else:
-                value = run_body(definition, f"task {task}", args, {})
+                value = run_body(definition, args, kwargs)
+            self._stay_one()
             seconds = clock() - began
             if recorder.error is not None:  # raised in the body, and swallowed there
                 raise recorder.error
             return self._encoded(task, name, value, began, seconds)
         except BaseException as error:
+            self._stay_one()
             seconds = clock() - began
             if isinstance(error, SystemExit):
                 error = exit_of(name, error)
             return pickle.dumps((task, RAISED, began, seconds, describe_error(error)))
+
+    def _run_body(self, definition: Any, index: int, args: Any, kwargs: dict[str, Any]) -> Any:
+        if index not in self.memory:
+            return run_body(definition, args, kwargs)
+        with at_most(self.memory[index]):
+            return run_body(definition, args, kwargs)
+
+    def _stay_one(self) -> None:
+        """End this process if it is a copy that a body made of its worker: there are no two of them."""
+        if os.getpid() != self._process:
+            os._exit(0)
 
     def _encoded(self, task: int, name: str, value: Any, began: float, seconds: float) -> bytes:
         kind = type(value)
@@ -111,6 +158,8 @@ class Bench:
             parcel = dumps(pack(value, made) if travels else value, self.segments)
         except Exception as error:
             raise why_no_way_back(name, value, error) from error
+        finally:
+            self.recorder.calls = []  # not to be held until the next task
         return pickle.dumps((task, EXPANDED if travels else PARCEL, began, seconds, parcel))
 
 
@@ -121,6 +170,9 @@ class Worker:
         self.pipe = pipe
         self.ledger = ledger
         self.bench = Bench(segments)
+        if hasattr(os, "register_at_fork"):
+            # A copy that a body makes of this process has no business with the supervisor, and may live longer.
+            os.register_at_fork(after_in_child=pipe.close)
 
     def serve(self) -> None:
         """Run chunk after chunk until the supervisor closes the pipe, or is gone."""
@@ -136,6 +188,10 @@ class Worker:
             if AMBIENT in self.bench.definitions:
                 surroundings.become(self.bench.definitions.pop(AMBIENT))
             self._run_chunk(tasks, surroundings)
+            if self.bench.released:
+                self._report(surroundings.context.copy().run(self.bench.release))
+                surroundings.undo()
+            message, tasks = b"", []  # not to be held until the next ones come
 
     def _run_chunk(self, tasks: list[tuple[int, int, Any]], surroundings: Surroundings) -> None:
         begin, run, note = self.ledger.begin, self.bench.run, self.ledger.note
@@ -165,8 +221,12 @@ def main(pipe: Connection, path: str, folder: str, parent: int, out: Connection,
     _settle_in(parent)
     ledger = Ledger(path)
     speak_through(out, err, token, ledger)
-    Worker(pipe, ledger, Segments.attach(folder)).serve()
-    os._exit(0)  # nothing that a node left behind may keep this process alive
+    code = 1
+    try:
+        Worker(pipe, ledger, Segments.attach(folder)).serve()
+        code = 0
+    finally:  # a node wrote into the pipe, or a defect of ours: the supervisor sees to the tasks of a dead worker
+        os._exit(code)  # nothing that a node left behind may keep this process alive
 
 
 def _settle_in(parent: int) -> None:
@@ -174,11 +234,32 @@ def _settle_in(parent: int) -> None:
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C goes to the parent's group; killing this group takes what a node started with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Nodes may have processes of their own: they are in this group, and it ends with us.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     _die_with(parent)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+@contextmanager
+def at_most(memory: int) -> Iterator[None]:
+    """Have this process get a `MemoryError` rather than so many bytes more than it has, where the kernel does that."""
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        used = next((int(line.split()[1]) << 10 for line in status if line.startswith("VmData:")), 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    others = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([used + memory, *others]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _die_with(parent: int) -> None:

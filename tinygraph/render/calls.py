@@ -12,6 +12,7 @@ from tinygraph.errors import CycleError
 from tinygraph.future import Future, State
 from tinygraph.graph import Graph
 from tinygraph.reach import calls_nodes
+from tinygraph.schedule import Cost
 
 _MAY_OPEN = (Kind.LEAF, Kind.ENTRY, Kind.COROUTINE, Kind.GENERATOR)
 _OVER = (State.FINISHED, State.FAILED)
@@ -55,11 +56,11 @@ class Listing:
     seconds: float | None  # from the first start to the last end
 
 
-def listing_of(graph: Graph) -> Listing:
-    """Return the calls of a graph as rows."""
+def listing_of(graph: Graph, *, times: bool = True) -> Listing:
+    """Return the calls of a graph as rows; without `times`, as if nothing had been measured."""
     futures = graph.nodes
     known = {future.number for future in futures}
-    steps = _steps(graph)
+    steps = _steps(graph, None if times else _given)
     returned = {number for call in futures if call.expansion is not None for number in call.expansion.returned}
     used = _used(graph, futures)
     nodes: dict[tuple[Any, ...], int] = {}
@@ -80,11 +81,12 @@ def listing_of(graph: Graph) -> Listing:
             used=caller is None or future.number in used,
             closed=future.expansion is None and future.state not in _OVER and _will_open(definition, closed),
             step=steps.get(future.number),
-            seconds=future.duration,
+            seconds=future.duration if times else None,
             line=future.line,
         )
         rows.append(row)
-    return Listing(_title([target.name for target in graph.targets]), tuple(rows), _makespan(futures))
+    title = _title([target.name for target in graph.targets])
+    return Listing(title, tuple(rows), _makespan(futures) if times else None)
 
 
 def _sameness(definition: Definition) -> tuple[Any, ...]:
@@ -105,9 +107,14 @@ def _will_open(definition: Definition, known: dict[int, bool]) -> bool:
     return known[id(definition)]
 
 
-def _steps(graph: Graph) -> dict[int, int]:
+def _given(call: Future[Any]) -> float:
+    """Expected seconds, as if the call had not been measured."""
+    return call.definition.expected
+
+
+def _steps(graph: Graph, cost: Cost | None) -> dict[int, int]:
     try:
-        path = graph.critical_path()
+        path = graph.critical_path(cost)
     except CycleError:  # then nothing is critical, and the picture is what shows the cycle
         return {}
     return {future.number: step for step, future in enumerate(path)} if len(path) > 1 else {}

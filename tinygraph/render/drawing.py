@@ -37,6 +37,7 @@ def draw(
     *,
     depth: int | None = None,
     fold: int | None = FOLD,
+    times: bool = True,
     engine: str = "pydot",
 ) -> Path:
     """Draw a graph and return the path of the file: .png .svg .pdf .dot .mmd .html .json
@@ -54,9 +55,10 @@ def draw(
 
     - ``depth``: how many levels of boxes are opened, 0 for none (default: as many as stay legible);
     - ``fold``: more equal siblings than this are one stack with a count; None folds nothing;
+    - ``times``: False leaves out what was measured, so that the same graph is drawn the same after every run;
     - ``engine``: the library that the graph goes through, ``"pydot"`` or ``"nx"`` (networkx).
 
-    Folders on the way are made. Only .png, .svg and .pdf need Graphviz: ``pip install 'tinygraph[render]'`` brings
+    Folders on the way are made. Only .png, .svg and .pdf need Graphviz: ``pip install 'pygraphviz>=2'`` brings
     it, else the program `dot` is used. Raises :class:`DrawError` for another suffix and where Graphviz is missing,
     :class:`OptionError` for an option that does not fit.
     """
@@ -68,7 +70,7 @@ def draw(
         )
     if engine not in _ENGINES:
         raise OptionError(f"engine must be 'pydot' or 'nx', not {engine!r}")
-    listing = listing_from(to_networkx(graph)) if engine == "nx" else listing_of(graph)
+    listing = listing_from(to_networkx(graph, times=times)) if engine == "nx" else listing_of(graph, times=times)
     picture = picture_of(listing, depth, fold)
     if target.suffix.lower() == ".html" and depth is None:
         drawn: str | bytes = html_of(*_depths(listing, picture, fold))
@@ -92,25 +94,25 @@ def _depths(listing: Listing, chosen: Picture, fold: int | None) -> tuple[list[P
     return pictures, chosen.depth
 
 
-def to_pydot(graph: Graph, *, depth: int | None = None, fold: int | None = FOLD) -> Any:
+def to_pydot(graph: Graph, *, depth: int | None = None, fold: int | None = FOLD, times: bool = True) -> Any:
     """Return a graph as a `pydot.Dot`; its attributes are documented in :mod:`tinygraph.render.dot`.
 
     >>> from tinygraph import Node
     >>> to_pydot(Node(abs)(-1).graph).get_node("n0")[0].get("class")
     '"waiting returned"'
 
-    ``depth`` and ``fold`` are those of :func:`draw`.
+    ``depth``, ``fold`` and ``times`` are those of :func:`draw`.
     """
-    return dot_of(picture_of(listing_of(graph), depth, fold))
+    return dot_of(picture_of(listing_of(graph, times=times), depth, fold))
 
 
-def to_mermaid(graph: Graph, *, depth: int | None = None, fold: int | None = FOLD) -> str:
+def to_mermaid(graph: Graph, *, depth: int | None = None, fold: int | None = FOLD, times: bool = True) -> str:
     """Return a graph as Mermaid text, which GitHub draws in a block that begins with three backticks and `mermaid`.
 
     >>> from tinygraph import Node
     >>> to_mermaid(Node(abs)(-1).graph).splitlines()[0]
     'flowchart TD'
 
-    ``depth`` and ``fold`` are those of :func:`draw`.
+    ``depth``, ``fold`` and ``times`` are those of :func:`draw`.
     """
-    return mermaid_of(picture_of(listing_of(graph), depth, fold))
+    return mermaid_of(picture_of(listing_of(graph, times=times), depth, fold))

@@ -49,7 +49,7 @@ def _by_program(dot: Any, format: str) -> bytes:
 
     if shutil.which("dot") is None:
         raise DrawError(
-            f"a .{format} file is drawn by Graphviz, which is not here: pip install 'tinygraph[render]', or install "
+            f"a .{format} file is drawn by Graphviz, which is not here: pip install 'pygraphviz>=2', or install "
             f"Graphviz so that its program `dot` is on the PATH (apt install graphviz, brew install graphviz); "
             f".html, .mmd, .dot and .json files need neither"
         )

@@ -12,7 +12,7 @@ _ALWAYS = ("node", "kind", "returned", "used", "closed", "line")
 _SOMETIMES = ("caller", "step", "seconds")  # left out where there is none: GraphML, GEXF and GML know no None
 
 
-def to_networkx(graph: Graph) -> Any:
+def to_networkx(graph: Graph, *, times: bool = True) -> Any:
     """Return a `networkx.DiGraph` with a node for each call and an edge for each pair in ``graph.edges``.
 
     >>> from tinygraph import Node
@@ -29,11 +29,12 @@ def to_networkx(graph: Graph) -> Any:
       is among what its caller returned; ``used``: whether its value flows there; ``closed``: its body will call nodes;
     - ``seconds``: how long it took, if that is known; ``step``: its place on the critical path, if it is there.
 
-    The graph itself has ``title`` and, after a run, ``seconds``.
+    The graph itself has ``title`` and, after a run, ``seconds``. With ``times=False`` it is as if nothing had been
+    measured.
     """
     import networkx
 
-    listing = listing_of(graph)
+    listing = listing_of(graph, times=times)
     result = networkx.DiGraph(title=listing.title)
     if listing.seconds is not None:
         result.graph["seconds"] = listing.seconds

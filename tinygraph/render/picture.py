@@ -76,7 +76,9 @@ class Box:
         if self.kind in (Kind.INPUT.value, Kind.STATEFUL.value):
             said.append("input" if self.kind == Kind.INPUT.value else "instance")
         elif self.seconds is not None and self.calls > 1:
-            said.append(f"{duration(self.seconds / self.timed)} each, {duration(self.seconds)} in all")
+            mean = f"{duration(self.seconds / self.timed)} each"
+            # Callers mostly wait, many at the same time: their sum is no time that anybody has spent.
+            said.append(mean if self.open or self.hidden else f"{mean}, {duration(self.seconds)} in all")
         elif self.seconds is not None:
             said.append(duration(self.seconds))
         if self.hidden:
