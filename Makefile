@@ -9,13 +9,16 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 TESTS ?=
+CASES ?= 1000000
+RUNS ?= 200
+KILLS ?= 10000
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 METADATA := pyproject.toml setup.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint format bench lock clean
+.PHONY: help demo dev test simulate chaos lint format bench lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +38,12 @@ test: $(VENV)/.dev  ## style, types, arrows and tests: all of them run, whicheve
 	try $(BIN)/lint-imports --no-logo; \
 	try $(BIN)/python -m pytest -n $(WORKERS) $(TESTS); \
 	if [ -n "$$failed" ]; then printf "Failed:$$failed\n" >&2; exit 1; fi
+
+simulate: $(VENV)/.dev  ## random graphs times random faults, a million cases beside plain Python
+	$(BIN)/python -m tests.simulate $(CASES)
+
+chaos: $(VENV)/.dev  ## ten thousand real workers killed with SIGKILL, in all phases of their work
+	$(BIN)/python -m tests.chaos --runs $(RUNS) --kills $(KILLS)
 
 lint: $(VENV)/.dev  ## style, types and arrows only
 	$(BIN)/ruff check .
