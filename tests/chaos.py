@@ -15,6 +15,7 @@ import argparse
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -216,7 +217,7 @@ def parsed(file: Any) -> list[Line]:
 
 
 def members() -> dict[int, list[str]]:
-    """The workers of the pool by process number: the task that each has begun ("" for none), and all that it was sent."""
+    """The workers by process number: the task that each has begun ("" for none), and all that it was sent."""
     found = {}
     for hand in list(pool(WORKERS)._supervisor._hands.values()):
         try:
@@ -253,13 +254,11 @@ def plan(seed: int, log: str, tasks: int, size: int, big: int) -> tuple[Graph, l
     return Graph(*calls), expected
 
 
-def one_run(
-    seed: int, *, kills: int, tasks: int, size: int, big: int, phases: tuple[str, ...] = PHASES
-) -> Figures:
+def one_run(seed: int, *, kills: int, tasks: int, size: int, big: int, phases: tuple[str, ...] = PHASES) -> Figures:
     """Run a graph while workers are killed, and check everything that is promised."""
     folder = tempfile.mkdtemp(prefix="chaos-")
     log = os.path.join(folder, "log")
-    open(log, "w").close()  # noqa: SIM115
+    open(log, "w").close()
     try:
         graph, expected = plan(seed, log, tasks, size, big)
         with Killer(seed, log, kills, phases) as killer:
@@ -317,7 +316,17 @@ def main() -> None:
         wanted = -(-(given.kills - figures.kills.total()) // (given.seed + given.runs - seed))
         figures.add(one_run(seed, kills=wanted, tasks=given.tasks, size=given.size, big=given.big))
         print(f"seed {seed}: {figures}", file=sys.stderr if seed % 10 else sys.stdout, flush=True)
-    print(figures)
+    print(f"{figures}; the floor: an interpreter that does nothing took {1e3 * bare_start():.0f} ms to start and end")
+
+
+def bare_start() -> float:
+    """Seconds that Python takes for nothing on this machine now: what a new worker cannot be quicker than."""
+    seconds = []
+    for _ in range(20):
+        began = monotonic()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        seconds.append(monotonic() - began)
+    return sorted(seconds)[10]
 
 
 if __name__ == "__main__":

@@ -202,3 +202,19 @@ def test_runs_with_different_inputs_keep_their_values():
     future = add(Input("x"), 1)
     first, second = run(future, inputs={"x": 1}), run(future, inputs={"x": 2})
     assert [second.value, first.value] == [3, 2]
+
+
+def test_what_was_resolved_with_inputs_is_forgotten_with_its_future():
+    import gc
+    import weakref
+
+    class Big:
+        pass
+
+    node = Node(lambda x: Big())
+    future = node(Input("x", default=1))
+    seen = weakref.ref(future.resolve(executor="inline"))
+    assert seen() is not None
+    del future
+    gc.collect()
+    assert seen() is None

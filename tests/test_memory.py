@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from typing import ClassVar
 
 import pytest
 
@@ -13,7 +14,7 @@ LENGTH = 30
 class Big:
     """Counts how many of its kind are alive."""
 
-    alive: "weakref.WeakSet[Big]" = weakref.WeakSet()
+    alive: ClassVar["weakref.WeakSet[Big]"] = weakref.WeakSet()
     peak = 0
 
     def __init__(self):

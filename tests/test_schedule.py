@@ -577,9 +577,9 @@ def program(seed, *, pauses):
 def join_the_run():
     recorder = recording.get()
     engine = recorder.caller._engine
-    if engine is not None:  # None in the body of a component: it runs when it is called, and no engine knows it yet
-        if recorder.calls:
-            engine.demand(list(recorder.calls), recorder.calls[-1], recorder.caller)
+    # There is none in the body of a component: it runs when it is called, and no engine knows it yet.
+    if engine is not None and recorder.calls:
+        engine.demand(list(recorder.calls), recorder.calls[-1], recorder.caller)
 
 
 @pytest.mark.parametrize("seed", range(60))

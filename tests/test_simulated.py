@@ -181,7 +181,9 @@ def test_async_bodies_run_beside_the_simulation() -> None:
     assert QUICK(Node(wait)(QUICK(2))).resolve(executor=SimulatedExecutor()) == 25
 
 
-@pytest.mark.parametrize("wrong", [{"death": 2}, {"slow": -0.1}, {"error": True}, {"phases": ("lunch",)}, {"phases": ()}])
+@pytest.mark.parametrize(
+    "wrong", [{"death": 2}, {"slow": -0.1}, {"error": True}, {"phases": ("lunch",)}, {"phases": ()}]
+)
 def test_faults_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(OptionError):
         Faults(**wrong)

@@ -16,8 +16,8 @@ from tinygraph.future import FINISHED, MISSING, Expansion, Future, copied, needs
 
 T = TypeVar("T", covariant=True)
 
-# The copies that targets had last, with their inputs: for as long as the first target lives. By its identity and not
-# in a dictionary with weak keys, because that would compare futures, and comparing records a call.
+# The copies that targets had last, with their inputs: for as long as one of those targets lives. By its identity and
+# not in a dictionary with weak keys, because that would compare futures, and comparing records a call.
 _last: dict[int, tuple[ref[Future[Any]], tuple[int, ...], dict[str, Any], tuple[Future[Any], ...]]] = {}
 
 
@@ -66,9 +66,10 @@ def bound(targets: tuple[Future[Any], ...], inputs: dict[str, Any]) -> tuple[Fut
     holes = [call for call in calls if isinstance(call, Input)]
     values = _values(holes, inputs)
     identities = tuple(map(id, targets))
-    last = _last.get(identities[0])
-    if last is not None and last[1] == identities and _same(values, last[2]):
-        return last[3]
+    for identity in identities:
+        last = _last.get(identity)
+        if last is not None and last[1] == identities and _same(values, last[2]):
+            return last[3]
     copies: dict[Future[Any], Future[Any]] = {}
     for call in calls:
         if isinstance(call, Input):
@@ -82,7 +83,11 @@ def bound(targets: tuple[Future[Any], ...], inputs: dict[str, Any]) -> tuple[Fut
         if copy.caller is not None:
             copy.caller = copies.get(copy.caller, copy.caller)
     found = tuple([copies.get(target, target) for target in targets])
-    _last[identities[0]] = ref(targets[0], lambda _: _last.pop(identities[0], None) and None), identities, values, found
+    # Kept by a target that was copied: no copy refers to that, so that it is forgotten when the user lets it go.
+    target = next((target for target in targets if target in copies), None)
+    if target is not None:
+        identity = id(target)
+        _last[identity] = ref(target, lambda _: _last.pop(identity, None) and None), identities, values, found
     return found
 
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
 
 from tinygraph.engine import RELEASED, Engine, why_unusable
 from tinygraph.errors import CancelledError, NestedResolveError, NodeTimeout, RecordError
@@ -17,7 +17,7 @@ from tinygraph.future import FAILED, FINISHED, SETTLED, Future, fetched, recordi
 from tinygraph.graph import Graph
 from tinygraph.inputs import bound
 from tinygraph.notes import Note
-from tinygraph.options import effective
+from tinygraph.options import RunOptions, effective
 
 if TYPE_CHECKING:
     from tinygraph.events import Event
@@ -204,7 +204,11 @@ async def awaited(future: Future[Any]) -> Any:
 
 
 def run(
-    target: Future[Any] | Graph, *, inputs: dict[str, Any] | None = None, block: bool = True, **options: Any
+    target: Future[Any] | Graph,
+    *,
+    inputs: dict[str, Any] | None = None,
+    block: bool = True,
+    **options: Unpack[RunOptions],
 ) -> Run:
     """Run what a future, or every future of a graph, needs; return the run, which has the value.
 
@@ -229,7 +233,7 @@ def run(
     :class:`RecordError` for what is no future, and :class:`NestedResolveError` in the body of a node. What a node
     raised is raised by ``value``.
     """
-    result = _prepared(target, options)
+    result = _prepared(target, cast(dict[str, Any], options))
     result._start(dict(inputs or {}), block=block)
     return result
 

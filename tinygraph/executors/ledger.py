@@ -48,10 +48,15 @@ class Ledger:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             # Written and not only extended: a page that does not exist yet could be refused later, as a fatal signal.
-            os.write(descriptor, bytes(CAPACITY))
+            done = 0
+            while done < CAPACITY:  # where there is little room, a write stops short, and the next one says why
+                done += os.write(descriptor, bytes(CAPACITY - done))
+            return cls(path)
+        except BaseException:
+            os.unlink(path)
+            raise
         finally:
             os.close(descriptor)
-        return cls(path)
 
     def begin(self, task: int) -> None:
         """Note that the worker begins a task."""

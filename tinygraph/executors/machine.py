@@ -14,11 +14,12 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Pipe
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector
 from struct import Struct
 from time import monotonic
+from traceback import walk_tb
 from typing import Any
 
 from tinygraph.executors.ambient import THREAD_LIMITS
@@ -30,6 +31,7 @@ from tinygraph.executors.worker import main
 _LENGTH, _LONG, _LONGEST = Struct("!i"), Struct("!Q"), 0x7FFFFFFF
 _PIECE = 1 << 18  # bytes that are read or written at once
 _NOW = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+_FILES = 24  # file numbers that it takes to start a worker, some of them only for a while
 _READS = 16  # pieces that are read from one worker before the others get their turn
 
 
@@ -45,43 +47,50 @@ class Member:
         from loky.backend import get_context
 
         self.number = number
-        folder = segments.folders[0] if segments.folders else tempfile.gettempdir()
-        self._path = os.path.join(folder, f"ledger-{os.getpid()}-{number}")
-        self._ledger = Ledger.create(self._path)
-        pipe, theirs = Pipe(duplex=True)
-        self._hearing = Hearing()
+        self.peak = 0  # the memory that it had used, in bytes, once it is dead and if that is known
+        self._ears = ears
         self._said: list[Said] = []
         self._was_running: tuple[int, float] | None = None
-        self._process = get_context("loky").Process(
-            target=main,
-            args=(theirs, self._path, segments.folder, os.getpid(), *self._hearing.theirs, self._hearing.token),
-            name=f"tinygraph-worker-{number}",
-            daemon=True,
-            env=environment,
-        )
-        try:
-            with _streams_that_flush():
-                self._process.start()
-        except BaseException:
-            pipe.close()
-            self._hearing.close()
-            self._forget_ledger()
-            raise
-        finally:
-            theirs.close()
-            self._hearing.let_go_of_theirs()
-        self._pipe = socket.socket(fileno=os.dup(pipe.fileno()))
-        pipe.close()
         self._incoming = bytearray()
         self._outgoing = bytearray()
-        # The end of the pipe tells of a death, unless a process that the worker forked holds that end as well.
-        self.life = _life_of(self._process)
         self.has_ended = False
-        self._ears = ears
-        ears.register(self._pipe, EVENT_READ, self)
-        ears.register(self.life, EVENT_READ, self)
         self._hears = False
-        self.hear(True)
+        _claim_files()
+        with ExitStack() as failing:
+            self._path, self._ledger = _new_ledger(segments, f"ledger-{os.getpid()}-{number}")
+            failing.callback(self._forget_ledger)
+            pipe, theirs = Pipe(duplex=True)
+            self._hearing = Hearing()
+            failing.callback(self._hearing.close)
+            self._process = get_context("loky").Process(
+                target=main,
+                args=(theirs, self._path, segments.folder, os.getpid(), *self._hearing.theirs, self._hearing.token),
+                name=f"tinygraph-worker-{number}",
+                daemon=True,
+                env=environment,
+            )
+            try:
+                with _streams_that_flush():
+                    self._process.start()
+            except BaseException as error:
+                pipe.close()
+                _clear_up_after(error)
+                raise
+            finally:
+                theirs.close()
+                self._hearing.let_go_of_theirs()
+            failing.callback(self._end)
+            with pipe:
+                self._pipe = socket.socket(fileno=os.dup(pipe.fileno()))
+            failing.callback(self._pipe.close)
+            # The end of the pipe tells of a death, unless a process that the worker forked holds that end as well.
+            self.life = _life_of(self._process)
+            failing.callback(self._let_go_of_life)
+            for descriptor in (self._pipe, self.life):
+                ears.register(descriptor, EVENT_READ, self)
+                failing.callback(ears.unregister, descriptor)
+            self.hear(True)
+            failing.pop_all()
 
     @property
     def pid(self) -> int:
@@ -206,8 +215,7 @@ class Member:
 
     def bury(self) -> int | None:
         """Reap the process and free what belonged to it; return its exit code. What it said can still be had."""
-        self.kill()
-        self._process.join()
+        self._end()
         self._was_running = self.running()
         self._said = self.said() + self._hearing.end()
         self.hear(False)
@@ -215,11 +223,28 @@ class Member:
         self._ears.unregister(self._pipe)
         self._ears.unregister(self.life)
         self._pipe.close()
-        if self.life != self._process.sentinel:
-            os.close(self.life)
+        self._let_go_of_life()
         self._forget_ledger()
         code = self._process.exitcode
         return None if code is None else int(code)
+
+    def _end(self) -> None:
+        """Kill the process, and see what it had used."""
+        self.kill()
+        popen = self._process._popen
+        if hasattr(os, "wait4") and popen.returncode is None:
+            try:
+                _, status, usage = os.wait4(self.pid, 0)
+            except ChildProcessError:  # `multiprocessing` looks after its children whenever it starts another
+                pass
+            else:
+                popen.returncode = os.waitstatus_to_exitcode(status)
+                self.peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        self._process.join()
+
+    def _let_go_of_life(self) -> None:
+        if self.life != self._process.sentinel:
+            os.close(self.life)
 
     def _forget_ledger(self) -> None:
         self._ledger.close()
@@ -285,6 +310,40 @@ class Machine:
         self._ears.close()
         self._ear.close()
         self._bell.close()
+
+
+def _new_ledger(segments: Segments, name: str) -> tuple[str, Ledger]:
+    """Make a ledger in the first folder that has room."""
+    refused: OSError | None = None
+    for folder in dict.fromkeys((*segments.folders, tempfile.gettempdir())):
+        path = os.path.join(folder, name)
+        try:
+            return path, Ledger.create(path)
+        except OSError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _claim_files() -> None:
+    """Raise an `OSError` if so few file numbers are left that the launcher would give up halfway, and lose some."""
+    with ExitStack() as claimed:
+        for _ in range(_FILES):
+            claimed.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+
+
+def _clear_up_after(error: BaseException) -> None:
+    """Close what the launcher of processes leaves open where it fails: it has no names for that but local ones."""
+    for frame, _ in walk_tb(error.__traceback__):
+        if frame.f_code.co_name != "_launch":
+            continue
+        left = frame.f_locals
+        if "pid" in left:  # it was started, and ended before it was told what to do
+            os.kill(left["pid"], signal.SIGKILL)
+            os.waitpid(left["pid"], 0)
+        for name, its_owner in (("child_w", "child_r"), ("parent_w", "f")):
+            if name in left and its_owner not in left:
+                os.close(left[name])
 
 
 @contextmanager

@@ -25,7 +25,11 @@ class Pool:
     def __init__(self, workers: int) -> None:
         Segments.sweep()
         self._segments = Segments.create()
-        self._machine = Machine(self._segments)
+        try:
+            self._machine = Machine(self._segments)
+        except OSError as error:
+            self._segments.close()
+            raise WorkerLost(f"no pool of worker processes could be started: {error}") from error
         self._supervisor = Supervisor(workers, self._machine, self._segments)
         self.bell = _Bell(self.ring)
         self._orders: deque[Callable[[], None]] = deque()
@@ -54,14 +58,15 @@ class Pool:
                 engine.stop(WorkerLost("the pool of worker processes was shut down"))
 
     def close(self, engine: Engine) -> None:
-        """Stop serving a run, and stop what it still has running; returns when that is done."""
+        """Stop serving a run, and stop what it still has running; returns when that is done and objects are closed."""
         done = threading.Event()
 
         def leave() -> None:
             try:
-                self._supervisor.leave(engine)
-            finally:
+                self._supervisor.leave(engine, done.set)
+            except BaseException:
                 done.set()
+                raise
 
         self._order(leave)
         while not done.wait(1.0) and self._thread.is_alive():

@@ -18,18 +18,19 @@ from collections.abc import Callable
 from itertools import count
 from time import perf_counter
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from tinygraph.capture import ATOMS
 from tinygraph.definition import Definition
 from tinygraph.engine import Engine
 from tinygraph.errors import PayloadError, WorkerLost
 from tinygraph.executors.ambient import dumps as pickled
-from tinygraph.executors.bodies import arguments_of, too_slow
+from tinygraph.executors.bodies import arguments_of, here, too_slow
 from tinygraph.executors.envelope import rebuild_error, why_unpicklable
 from tinygraph.executors.output import LAST_WORDS, Outlet, Said, Whose, write
 from tinygraph.executors.segments import Parcel, Segments
 from tinygraph.executors.transfer import Kept, Outbox, dumps
-from tinygraph.executors.worker import AMBIENT, EXPANDED, PLAIN, RAISED, SEEDS, SMALL
+from tinygraph.executors.worker import AMBIENT, EXPANDED, FORGET, PLAIN, RAISED, RELEASE, RELEASED, RUN, SEEDS, SMALL
 from tinygraph.future import Future, State
 from tinygraph.portable import unpack
 
@@ -49,6 +50,10 @@ STILLBORN = 10
 IDLE_TIMEOUT = 60.0
 # A task that nobody waits for any more is left alone for so many seconds, in case that it ends by itself.
 GRACE = 0.05
+# The objects of a run have so many seconds to close, before their worker is stopped.
+CLOSING = 30.0
+# Seconds after which it is tried again to start a worker, where that went wrong and others are there.
+RETRY = 1.0
 # What a task is expected to take before any of its kind has ended.
 UNKNOWN = 1.0
 
@@ -80,15 +85,33 @@ class Machine(Protocol):
     def listen(self, timeout: float | None) -> Any: ...
 
 
+class Known:
+    """What the supervisor knows about a node. It goes with the node, and says so."""
+
+    __slots__ = ("code", "gone", "number", "run", "seconds")
+
+    def __init__(self, gone: deque[int]) -> None:
+        self.gone = gone
+        self.number = 0  # of what is pickled, as workers know it; 0 for none
+        self.code = b""
+        self.run = 0  # the run that needed it last
+        self.seconds: float | None = None  # what a call takes
+
+    def __del__(self) -> None:
+        if self.number:
+            self.gone.append(self.number)
+
+
 class Task:
     """A call in the hands of a worker."""
 
-    __slots__ = ("call", "engine", "number", "parcel")
+    __slots__ = ("call", "engine", "known", "number", "parcel")
 
-    def __init__(self, number: int, call: Future[Any], engine: Engine) -> None:
+    def __init__(self, number: int, call: Future[Any], engine: Engine, known: Known) -> None:
         self.number = number
         self.call = call
         self.engine = engine
+        self.known = known
         self.parcel: Parcel | None = None  # its arguments, to be held for as long as a worker may open them
 
 
@@ -99,12 +122,18 @@ class Hand:
         "ahead",
         "alone",
         "ambient",
+        "closing",
+        "forgets",
+        "holds",
         "known",
+        "last",
         "late",
         "left",
         "member",
+        "run",
         "said",
         "tasks",
+        "used",
         "voice",
         "words",
     )
@@ -116,6 +145,12 @@ class Hand:
         self.alone = False  # its task may have to be killed: nothing is sent after it, to die with it
         self.ambient = b""  # what surrounds its tasks, as it was sent last
         self.known: set[int] = set()  # the definitions that it was sent
+        self.forgets: list[int] = []  # those of them that are gone, which it is to be told
+        self.run = 0  # whose tasks it was sent last
+        self.used = False  # whether it was sent any task
+        self.last = False  # it is sent no more, and let go when it has done what it has
+        self.holds: set[int] = set()  # the runs for which it may have made objects
+        self.closing: dict[int, float] = {}  # those that it is to close them for, and until when
         self.left: float | None = None  # since when nobody waits for the task that it runs
         self.late = 0  # the task for which it was killed, because that took too long
         self.said: Callable[..., list[Said]] = getattr(member, "said", _nothing)
@@ -137,10 +172,13 @@ class Supervisor:
         self._engines: list[Engine] = []
         self._outboxes: dict[Engine, Outbox] = {}  # what each run has written already
         self._numbers = count(1)
-        self._definitions: dict[Definition, tuple[int, bytes, Engine | None]] = {}
-        self._durations: dict[Definition, float] = {}
+        self._runs: dict[Engine, int] = {}  # their numbers
+        self._leaving: dict[int, tuple[set[Any], Callable[[], None]]] = {}  # who has to answer, and whom to tell then
+        self._known: WeakKeyDictionary[Definition, Known] = WeakKeyDictionary()
+        self._gone: deque[int] = deque()  # numbers of definitions; appended to whenever one is collected
         self._lost: dict[Future[Any], int] = {}  # how many workers died while they had the call
-        self._alone: deque[Task] = deque()  # suspects: each is run by a worker that has nothing else
+        self._alone: deque[Task] = deque()  # suspects and isolated ones: each for a worker that has nothing else
+        self._retry_at = 0.0  # when it is tried again to start a worker
         self._stillborn = 0  # how many workers in a row died without having begun anything
         # Once a worker has died, one more than is needed is kept warm: the next death costs no start.
         self._spare: Hand | None = None
@@ -156,31 +194,63 @@ class Supervisor:
         """Begin to serve a run; what its tasks say goes to the outlet, and `ambient` is what surrounds them."""
         self._engines.append(engine)
         self._outboxes[engine] = Outbox(self.segments)
+        self._runs[engine] = next(self._numbers)
         if outlet is not None:
             self._outlets[engine] = outlet
         self._ambients[engine] = ambient
 
-    def leave(self, engine: Engine) -> None:
-        """Stop serving a run, and stop what it still has running."""
+    def leave(self, engine: Engine, done: Callable[[], None] | None = None) -> None:
+        """Stop serving a run, and stop what it still has running.
+
+        `done` is called when the objects that workers made for it are closed, but for those of workers that are busy
+        with another run.
+        """
+        done = done or _nobody
         if engine not in self._outboxes:
+            done()
             return
+        run = self._runs.pop(engine)
         self._engines.remove(engine)
         self._outboxes.pop(engine).close()
         self._idle_since = self.machine.now()
         self._alone = deque(task for task in self._alone if task.engine is not engine)
         self._lost = {call: lost for call, lost in self._lost.items() if call._engine is not engine}
-        for definition, (index, code, user) in self._definitions.items():
-            if user is engine:  # the code is likely to be needed again; the run itself is let go
-                self._definitions[definition] = (index, code, None)
+        awaited = set()
         for hand in list(self._hands.values()):
             mine = [task for task in hand.tasks.values() if task.engine is engine]
             if mine and hand.ahead > GRACE and len(mine) == len(hand.tasks):
                 self._dismiss(hand)
-            elif hand.voice is not None and hand.voice[2] is engine:
+                continue
+            if hand.voice is not None and hand.voice[2] is engine:
                 self._hear(hand)
                 hand.voice = None
+            if run in hand.holds:
+                is_free = len(mine) == len(hand.tasks)
+                self._have_closed(hand, run, CLOSING if is_free else float("inf"))
+                if is_free:
+                    awaited.add(hand.member)
         self._outlets.pop(engine, None)
         del self._ambients[engine]
+        if awaited:
+            self._leaving[run] = awaited, done
+        else:
+            done()
+
+    def _have_closed(self, hand: Hand, run: int, patience: float) -> None:
+        """Have a worker close the objects that it made for a run."""
+        hand.holds.discard(run)
+        hand.closing[run] = self.machine.now() + patience
+        hand.member.send(pickle.dumps(({RELEASE: run}, [])))
+
+    def _has_closed(self, hand: Hand, run: int) -> None:
+        """Note that a worker has, or is no more."""
+        hand.closing.pop(run, None)
+        if run in self._leaving:
+            awaited, done = self._leaving[run]
+            awaited.discard(hand.member)
+            if not awaited:
+                del self._leaving[run]
+                done()
 
     def stop(self, error: BaseException) -> None:
         """End every run with an error."""
@@ -189,11 +259,14 @@ class Supervisor:
                 engine.stop(error)
 
     def close(self) -> None:
-        """End the workers."""
-        for hand in self._hands.values():
-            hand.member.kill()
-        for hand in list(self._hands.values()):
-            self._dismiss(hand)
+        """End the workers, whatever may be wrong with one of them."""
+        hands = list(self._hands.values())
+        for end in (lambda hand: hand.member.kill(), self._dismiss):
+            for hand in hands:
+                try:
+                    end(hand)
+                except Exception:  # the others are to end all the same
+                    continue
 
     @property
     def busy(self) -> bool:
@@ -217,6 +290,8 @@ class Supervisor:
         self._dismiss_surplus()
         if self._unheard:
             self._hear_again()
+        if self._gone:
+            self._forget()
         for engine in self._engines:
             if engine.dropped:  # they woke us; the workers that have them are found by `_deadline`
                 with engine.lock:
@@ -233,6 +308,8 @@ class Supervisor:
             elif outcomes:
                 self._stillborn = 0
                 self._take_report(hand, outcomes)
+                if hand.last and not hand.tasks and not hand.closing:
+                    self._retire(hand)
         self._mind_the_time()
 
     def _patience(self) -> float | None:
@@ -241,6 +318,11 @@ class Supervisor:
         times = [deadline - now for hand in self._hands.values() if (deadline := self._deadline(hand)) is not None]
         if not self._engines and self._hands:
             times.append(self._idle_since + IDLE_TIMEOUT - now)
+        if self._retry_at > now and self._is_asked_for:
+            times.append(self._retry_at - now)
+        for hand in self._hands.values():
+            if hand.closing and not hand.late and (until := min(hand.closing.values())) < float("inf"):
+                times.append(until - now)
         return max(0.0, min(times)) if times else None
 
     def _mind_the_time(self) -> None:
@@ -249,6 +331,9 @@ class Supervisor:
             deadline = self._deadline(hand)
             if deadline is not None and now >= deadline:
                 hand.late = next(iter(hand.tasks))
+                hand.member.kill()
+            elif hand.closing and not hand.late and now >= min(hand.closing.values()):
+                hand.late = -1  # for none of its tasks
                 hand.member.kill()
             elif not self._engines and now >= self._idle_since + IDLE_TIMEOUT:
                 self._dismiss(hand)
@@ -280,10 +365,17 @@ class Supervisor:
 
     def _feed(self) -> None:
         """Send ready calls to the workers that have room, idle ones first."""
-        while self._alone or any(engine.lanes["process"].queue for engine in self._engines):
+        while self._is_asked_for:
             hand = self._roomiest()
             if hand is None or not self._send_next(hand):
                 return
+
+    @property
+    def _is_asked_for(self) -> bool:
+        """Whether anything is to be sent to a worker."""
+        if self._alone:
+            return True
+        return any(engine.lanes["process"].queue and engine.error is None for engine in self._engines)
 
     def _roomiest(self) -> Hand | None:
         """Return the worker that should be sent something: an idle one, a new one, one that soon will be idle."""
@@ -292,36 +384,79 @@ class Supervisor:
             if hand is self._spare:
                 continue
             if not hand.tasks:
-                if not hand.late:
+                if not (hand.late or hand.last):
                     return hand
-            elif not (hand.late or hand.alone) and (best is None or hand.ahead < best.ahead):
+            elif not (hand.late or hand.alone or hand.last) and (best is None or hand.ahead < best.ahead):
                 best = hand
-        if len(self._hands) - (self._spare is not None) < self.workers:
-            hand, self._spare = self._spare or self._hire(), None
-            return hand
+        if self._has_vacancy and (one := self._replacement()) is not None:
+            return one
         # A few more tasks are not worth a message to a worker that has something to do.
         enough = any(len(engine.lanes["process"].queue) >= FEW for engine in self._engines)
         return best if best is not None and best.ahead < AHEAD and enough else None
 
-    def _hire(self) -> Hand:
-        member = self.machine.launch(next(self._numbers), self.workers)
+    @property
+    def _has_vacancy(self) -> bool:
+        return len(self._hands) - (self._spare is not None) < self.workers
+
+    def _replacement(self) -> Hand | None:
+        """Return a worker that has done nothing yet."""
+        hand, self._spare = self._spare or self._hire(), None
+        return hand
+
+    def _hire(self) -> Hand | None:
+        """Start a worker; None where that cannot be had now: the others go on, and without any the runs end."""
+        now = self.machine.now()
+        if self._hands and now < self._retry_at:
+            return None
+        try:
+            member = self.machine.launch(next(self._numbers), self.workers)
+        except Exception as error:
+            self._retry_at = now + RETRY
+            if not self._hands:
+                lost = WorkerLost(f"no worker process could be started: {type(error).__name__}: {error}")
+                lost.__cause__ = error
+                self._alone.clear()
+                self.stop(lost)
+            return None
         hand = self._hands[member] = Hand(member)
         return hand
+
+    def _fresh(self, hand: Hand) -> Hand | None:
+        """Return a worker that has done nothing yet, if need be in place of an idle one."""
+        if not hand.used:
+            return hand
+        if not self._has_vacancy:
+            self._retire(hand)
+        return self._replacement() if self._has_vacancy else None
 
     def _send_next(self, hand: Hand) -> bool:
         """Send a worker its next chunk; return whether there was one."""
         while self._alone:
             if hand.tasks:
                 return False
-            task = self._alone.popleft()
-            if self._is_wanted(task):
-                self._send(hand, [task])
-                hand.alone = True
-                return True
-            with task.engine.lock:
-                task.engine.give_back(task.call)
+            task = self._alone[0]
+            if not self._is_wanted(task):
+                self._alone.popleft()
+                with task.engine.lock:
+                    task.engine.give_back(task.call)
+                continue
+            if _is_isolated(task):
+                fresh = self._fresh(hand)
+                if fresh is None:
+                    return False
+                hand, fresh.last = fresh, True
+            self._alone.popleft()
+            self._send(hand, [task])
+            hand.alone = True
+            if hand.last and not hand.tasks:  # it could not be sent
+                self._retire(hand)
+            return True
         for engine in self._engines:
             tasks = self._take_chunk(engine)
+            if tasks and _is_isolated(tasks[-1]):
+                self._alone.append(tasks.pop())
+                if not tasks:
+                    return self._send_next(hand)
             if tasks:
                 if len(self._engines) > 1:  # each run in its turn
                     self._engines.remove(engine)
@@ -334,17 +469,24 @@ class Supervisor:
     def _take_chunk(self, engine: Engine) -> list[Task]:
         tasks: list[Task] = []
         expected = 0.0
-        lane, durations, numbers = engine.lanes["process"], self._durations, self._numbers
+        lane, nodes, numbers = engine.lanes["process"], self._known, self._numbers
+        definition = known = None
         with engine.lock:
             # A share of what is ready, so that no worker goes without while another has a long list.
             for _ in range(-(-len(lane.queue) // self.workers) or 1):
                 call = engine.take(lane)
                 if call is None:
                     break
-                tasks.append(Task(next(numbers), call, engine))
-                definition = call.definition
-                seconds = durations.get(definition)
+                if call.definition is not definition or known is None:
+                    definition = call.definition
+                    known = nodes.get(definition)
+                    if known is None:
+                        known = nodes[definition] = Known(self._gone)
+                tasks.append(Task(next(numbers), call, engine, known))
+                seconds = known.seconds
                 if seconds is None or definition.timeout is not None:  # unknown, or watched: it travels alone
+                    break
+                if definition.isolate:
                     break
                 expected += seconds + PER_TASK
                 if expected >= CHUNK:
@@ -355,27 +497,39 @@ class Supervisor:
         definitions: dict[int, Any] = {}
         seeds: dict[int, int] = {}
         rows: list[tuple[int, int, Any]] = []
+        run = self._runs[tasks[0].engine]
+        hand.used = True
+        here.sent_recipe = False
         for task in tasks:
-            call = task.call
+            call, known = task.call, task.known
             try:
-                index, code = self._definition(call.definition, task.engine)
+                if known.run != run:
+                    self._pickle(call.definition, known)
+                    known.run = run
                 args = self._arguments(call, self._outboxes[task.engine])
             except BaseException as error:
                 with task.engine.lock:
                     task.engine.raised(call, error, perf_counter(), -1)
                 continue
+            index = known.number
             if index not in hand.known:
                 hand.known.add(index)
-                definitions[index] = code
+                definitions[index] = known.code
             if type(args) is Parcel:
                 task.parcel = args
             if task.engine.seeds is not None:
                 seeds[task.number] = task.engine.seeds.of(call)
             rows.append((task.number, index, args))
             hand.tasks[task.number] = task
-            hand.ahead += self._durations.get(call.definition, UNKNOWN) + PER_TASK
+            hand.ahead += (UNKNOWN if known.seconds is None else known.seconds) + PER_TASK
+        if here.sent_recipe:
+            hand.holds.add(run)
         if not rows:
             return
+        if hand.run != run:
+            hand.run = definitions[RUN] = run
+        if hand.forgets:
+            hand.forgets, definitions[FORGET] = [], hand.forgets
         if seeds:
             definitions[SEEDS] = seeds
         ambient = self._ambients[tasks[0].engine]
@@ -383,18 +537,25 @@ class Supervisor:
             hand.ambient = definitions[AMBIENT] = ambient
         hand.member.send(pickle.dumps((definitions, rows)))
 
-    def _definition(self, definition: Definition, engine: Engine) -> tuple[int, bytes]:
-        """Return a node as bytes, and its number: the same as before, unless it changed since another run."""
-        known = self._definitions.get(definition)
-        if known is not None and known[2] is engine:
-            return known[:2]
+    def _pickle(self, definition: Definition, known: Known) -> None:
+        """Pickle a node for a run. It keeps its number, unless it changed since another run."""
         try:
             code = pickled(definition)
         except Exception as error:
             raise PayloadError(f"{definition.name}: the node cannot be pickled for a worker: {error}") from error
-        index = known[0] if known is not None and known[1] == code else next(self._numbers)
-        self._definitions[definition] = (index, code, engine)
-        return index, code
+        if code != known.code:
+            if known.number:
+                self._gone.append(known.number)
+            known.number, known.code = next(self._numbers), code
+
+    def _forget(self) -> None:
+        """Note for each worker which definitions are gone: it is told with the next message."""
+        while self._gone:
+            number = self._gone.popleft()
+            for hand in self._hands.values():
+                if number in hand.known:
+                    hand.known.remove(number)
+                    hand.forgets.append(number)
 
     def _arguments(self, call: Future[Any], outbox: Outbox) -> Any:
         """Return the arguments of a call for the message: plain ones as they are, others as a parcel."""
@@ -460,25 +621,36 @@ class Supervisor:
                 hand.member.hear(True)  # type: ignore[attr-defined]
 
     def _settle(self, hand: Hand, number: int, sort: int, began: float, seconds: float, what: Any) -> None:
+        """Tell the engine of a task what came out of it. Should that go wrong, it concerns its run only."""
         task = hand.tasks.pop(number, None)
         if task is None:  # reported before its worker died, and found in the ledger again
+            if sort == RELEASED:
+                self._has_closed(hand, number)
             return
         self._let_go(task)
         engine, call = task.engine, task.call
-        definition = call.definition
-        known = self._durations.get(definition)
+        known = task.known.seconds
         if hand.tasks:
             hand.ahead -= (UNKNOWN if known is None else known) + PER_TASK
         else:
             hand.ahead = 0.0
-        self._durations[definition] = seconds if known is None else known + (seconds - known) * 0.2
+        task.known.seconds = seconds if known is None else known + (seconds - known) * 0.2
         if self._lost:
             self._lost.pop(call, None)
         worker = hand.member.number
-        if sort == PLAIN:
+        try:
+            if sort == PLAIN:
+                with engine.lock:
+                    engine.settle(call, what, [], began, worker, began + seconds)
+            else:
+                self._unpack(engine, call, sort, began, seconds, what, worker)
+        except BaseException as error:
             with engine.lock:
-                engine.settle(call, what, [], began, worker, began + seconds)
-            return
+                engine.stop(error)
+
+    def _unpack(
+        self, engine: Engine, call: Future[Any], sort: int, began: float, seconds: float, what: Any, worker: int
+    ) -> None:
         if sort == RAISED:
             error = rebuild_error(*what)
             with engine.lock:
@@ -535,7 +707,8 @@ class Supervisor:
             if lost < ATTEMPTS:
                 self._alone.append(task)
                 return
-            error = WorkerLost(f"the worker that ran {call.name!r} died {lost} times ({_how(code)})")
+            peak = getattr(hand.member, "peak", 0)
+            error = WorkerLost(f"the worker that ran {call.name!r} died {lost} times ({_how(code, peak)})")
             if hand.words and hand.voice is not None and hand.voice[0] == task.number:
                 error.add_note(f"the last that it said:\n{hand.words}")
         self._lost.pop(call, None)
@@ -555,13 +728,25 @@ class Supervisor:
         self.segments.reap(pid)
         for task in hand.tasks.values():
             self._let_go(task)
+        for run in list(hand.closing):
+            self._has_closed(hand, run)
         return code
+
+    def _retire(self, hand: Hand) -> None:
+        """End a worker that has nothing to do, when it has closed its objects."""
+        hand.last = True
+        if not hand.holds:
+            self._dismiss(hand)
+        for run in list(hand.holds):
+            self._have_closed(hand, run, CLOSING)
 
     def _dismiss_surplus(self) -> None:
         surplus = len(self._hands) - (self._spare is not None) - self.workers
         if surplus > 0:
-            for hand in [hand for hand in self._hands.values() if not hand.tasks and hand is not self._spare][:surplus]:
-                self._dismiss(hand)
+            idle = [hand for hand in self._hands.values() if not hand.tasks and hand is not self._spare]
+            for hand in idle[:surplus]:
+                if not hand.closing:
+                    self._retire(hand)
 
     def _let_go(self, task: Task) -> None:
         if task.parcel is not None:
@@ -579,12 +764,25 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-def _how(code: int | None) -> str:
+def _nobody() -> None:
+    """Whom to tell where nobody waits."""
+
+
+def _is_isolated(task: Task) -> bool:
+    return bool(getattr(task.call.definition, "isolate", False))
+
+
+def _how(code: int | None, peak: int = 0) -> str:
+    """Tell how a process ended, and if we did not kill it, who may have; `peak` is the memory that it had used."""
     if code is None:
         return "no exit code"
     if code >= 0:
         return f"exit code {code}"
     try:
-        return f"signal {signal.Signals(-code).name}"
+        name = signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
+    if name == "SIGKILL" and peak:
+        amount = f"{peak / 1e9:.1f} GB" if peak >= 1e9 else f"{peak / 1e6:.0f} MB"
+        return f"signal {name}; it had used up to {amount}: perhaps the machine ran out of memory"
+    return f"signal {name}"
