@@ -306,7 +306,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--kills", type=int, default=10_000, help="in all runs together")
-    parser.add_argument("--tasks", type=int, default=500)
+    parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--size", type=int, default=4 << 20, help="bytes of an ordinary value that is sent")
     parser.add_argument("--big", type=int, default=200 << 20, help="bytes of the biggest one")
     parser.add_argument("--seed", type=int, default=0)

@@ -842,3 +842,32 @@ def test_a_graph_of_what_is_no_future_is_refused():
         Graph(3)
     with pytest.raises(RecordError):
         Graph(one)
+
+
+# Mapping
+
+
+def test_map_takes_what_is_the_same_for_every_call_by_keyword():
+    power = Node(lambda x, to: x**to, name="power")
+    assert [future.resolve(executor="inline") for future in power.map([1, 2, 3], to=2)] == [1, 4, 9]
+    later = Node(lambda: [1, 2, 3])()
+    assert power.map(later, to=later[1]).resolve(executor="inline") == [1, 4, 9]
+
+
+def test_an_object_of_a_class_node_is_mapped_over_columns():
+    @Node
+    class Scale:
+        def __init__(self, by):
+            self.by = by
+
+        def __call__(self, x, plus=0):
+            return self.by * x + plus
+
+    scale = Scale(3)
+    assert [future.resolve(executor="inline") for future in scale.map([1, 2], plus=1)] == [4, 7]
+    assert scale.map(Node(lambda: [1, 2])()).resolve(executor="inline") == [3, 6]
+
+
+def test_a_column_that_is_no_iterable_is_named():
+    with pytest.raises(ArgumentError, match=r"double\.map\(\) takes a list of arguments .*, not 3 \(int\)"):
+        Node(lambda x: 2 * x, name="double").map(3)

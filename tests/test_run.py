@@ -891,3 +891,31 @@ def test_an_uncaught_exception_shows_the_users_own_and_where(tmp_path):
 def test_a_program_ends_with_futures_that_nobody_resolved(tmp_path):
     text = "from tinygraph import Node\nf = Node(abs)(-1)\ng = Node(lambda: f)()\nprint('end')\n"
     assert told_by(["-c", text], cwd=tmp_path) == (["end"], "")
+
+
+def test_a_misspelt_variable_of_the_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("TINYGRAPH_TIMOUT", "3")
+    with pytest.raises(OptionError, match="TINYGRAPH_TIMOUT in the environment is no option of a run"):
+        add(1, 2).resolve()
+
+
+def test_cancelling_an_await_cancels_the_run():
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held():
+        begun.set()
+        go_on.wait()
+
+    async def main():
+        future = Node(held)()
+        task = asyncio.ensure_future(asyncio.wait_for(future, 0.05))
+        with pytest.raises(asyncio.TimeoutError):
+            await task
+        return future
+
+    with options(executor="threads"):
+        future = asyncio.run(main())
+    assert begun.is_set()
+    assert not go_on.is_set()
+    go_on.set()
+    assert future.state == "waiting"

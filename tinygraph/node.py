@@ -137,28 +137,25 @@ class Node(Definition, Generic[P, R]):
 
     @overload
     def map(  # pyright: ignore[reportOverlappingOverload]  a future is iterable, but not by a loop
-        self, column: Future[Any], /, *columns: Any
+        self, column: Future[Any], /, *columns: Any, **constants: Any
     ) -> Future[list[R]]: ...
     @overload
-    def map(self, *columns: Any) -> list[Future[R]]: ...
-    def map(self, *columns: Any) -> Any:
+    def map(self, *columns: Any, **constants: Any) -> list[Future[R]]: ...
+    def map(self, *columns: Any, **constants: Any) -> Any:
         """Record one call for each element of the columns, in order; their lengths must be equal.
 
         >>> from tinygraph import Node
-        >>> square = Node(lambda x: x * x)
-        >>> [future.resolve(executor="inline") for future in square.map([1, 2, 3])]
+        >>> power = Node(lambda x, to: x**to)
+        >>> [future.resolve(executor="inline") for future in power.map([1, 2, 3], to=2)]
         [1, 4, 9]
+
+        ``columns``: an iterable for each positional argument. ``constants``: keyword arguments, the same for each call.
 
         Returns a list of futures, or one future of a list when a column is a future itself: then the number of
         calls is known only at run time. (Type checkers look at the first column alone.) Raises
-        :class:`ArgumentError` for no column and for unequal lengths.
+        :class:`ArgumentError` for no column, for one that is no iterable, and for unequal lengths.
         """
-        frame = sys._getframe(1)
-        if not columns:
-            raise ArgumentError(f"{self.name}.map() needs at least one column of arguments")
-        if any(isinstance(column, Future) for column in columns):
-            return record(_mapper(self), columns, None, frame)
-        return [self._record(row, {}, frame) for row in _rows(self.name, columns)]
+        return _mapped(self.name, self._record, columns, constants, sys._getframe(1))
 
     def options(self, **options: Unpack[NodeOptions]) -> Node[P, R]:
         """Return a copy of this node with other options.
@@ -358,10 +355,28 @@ class Instance(Future[R]):
     __slots__ = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._record(args, kwargs, sys._getframe(1))
+
+    def map(self, *columns: Any, **constants: Any) -> Any:
+        """Record one call of the object for each element of the columns, as :meth:`Node.map` does.
+
+        >>> from tinygraph import Node
+        >>> @Node
+        ... class Scale:
+        ...     def __init__(self, by):
+        ...         self.by = by
+        ...     def __call__(self, x):
+        ...         return self.by * x
+        >>> [future.resolve(executor="inline") for future in Scale(3).map([1, 2])]
+        [3, 6]
+        """
+        return _mapped(self.name, self._record, columns, constants, sys._getframe(1))
+
+    def _record(self, args: tuple[Any, ...], kwargs: dict[str, Any], frame: Any) -> Any:
         entry = self.definition.entry
         assert entry is not None  # only definitions of classes are recorded as instances
         entry.bind((self, *args), kwargs)
-        return record(entry, (self, *args), kwargs, sys._getframe(1))
+        return record(entry, (self, *args), kwargs, frame)
 
 
 def _accepts(check: Check | None, promised: Any) -> bool:
@@ -375,17 +390,33 @@ def _accepts(check: Check | None, promised: Any) -> bool:
     return issubclass(promised, wanted) or issubclass(wanted, promised)
 
 
+def _mapped(
+    name: str, record_one: Callable[..., Any], columns: tuple[Any, ...], constants: dict[str, Any], frame: Any
+) -> Any:
+    if not columns:
+        raise ArgumentError(f"{name}.map() needs at least one column of arguments")
+    if not any(isinstance(column, Future) for column in columns):
+        return [record_one(row, constants, frame) for row in _rows(name, columns)]
+
+    def fan_out(*columns: Any, **constants: Any) -> list[Any]:
+        here = sys._getframe(0)
+        return [record_one(row, constants, here) for row in _rows(name, columns)]
+
+    mapper = Definition(fan_out, Kind.COMPOSITE, name=f"map {name}", check=False)
+    return record(mapper, columns, constants, frame)
+
+
 def _rows(name: str, columns: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    rows = [list(column) for column in columns]
+    rows = []
+    for column in columns:
+        try:
+            rows.append(list(column))
+        except TypeError:
+            raise ArgumentError(
+                f"{name}.map() takes a list of arguments for each parameter, not {column!r} ({type(column).__name__}); "
+                f"what is the same for every call is passed by keyword"
+            ) from None
     lengths = [len(column) for column in rows]
     if len(set(lengths)) > 1:
         raise ArgumentError(f"{name}.map(): the columns must be of one length, not {', '.join(map(str, lengths))}")
     return list(zip(*rows, strict=True))
-
-
-def _mapper(node: Node[..., Any]) -> Definition:
-    def fan_out(*columns: Any) -> list[Any]:
-        frame = sys._getframe(0)
-        return [node._record(row, {}, frame) for row in _rows(node.name, columns)]
-
-    return Definition(fan_out, Kind.COMPOSITE, name=f"map {node.name}", check=False)

@@ -127,13 +127,19 @@ def effective(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+_PREFIX = "TINYGRAPH_"
+
+
 def _environment() -> dict[str, Any]:
     found = {}
-    for name, option in OPTIONS.items():
-        variable = f"TINYGRAPH_{name.upper()}"
-        text = os.environ.get(variable)
-        if text is None:
+    for variable, text in os.environ.items():
+        if not variable.startswith(_PREFIX):
             continue
+        name = variable.removeprefix(_PREFIX).lower()
+        option = OPTIONS.get(name)
+        if option is None:
+            known = ", ".join(f"{_PREFIX}{name.upper()}" for name in OPTIONS)
+            raise OptionError(f"{variable} in the environment is no option of a run; there are {known}")
         try:
             found[name] = option.check(name, option.read(text))
         except (ValueError, KeyError, OptionError) as error:

@@ -36,7 +36,6 @@ from tinygraph.executors.coroutines import Coroutines
 from tinygraph.executors.envelope import describe_error
 from tinygraph.executors.segments import Parcel, Segments
 from tinygraph.executors.supervisor import STILLBORN, Supervisor
-from tinygraph.executors.transfer import loads
 from tinygraph.executors.worker import RAISED, REPORT_EVERY, Bench
 from tinygraph.future import SETTLED, State, recording
 
@@ -254,7 +253,7 @@ class SimulatedExecutor:
     def _let_end(self) -> None:
         """Give what runs without being wanted the time to end, or to be stopped."""
         for _ in range(_STEPS):
-            if not self._supervisor.working:
+            if not self._supervisor.working and not self._supervisor.closing:
                 return
             self._supervisor.step()
         raise SimulationStuck(f"a worker is busy after the end of the run (seed {self.seed})")
@@ -429,9 +428,15 @@ class _Member:
 
     def _hear(self, message: bytes) -> None:
         if self._alive:
-            self._chunks.append(deque(self._bench.unpack(message)))
-            if self._up and not self._busy:
-                self._next()
+            tasks = deque(self._bench.unpack(message))
+            answers = self._bench.release()
+            if answers:
+                self._told_at = max(self._told_at, self._machine.now() + _ON_THE_WAY)
+                self._machine.at(self._told_at, lambda: self._inbox.extend(answers))
+            if tasks:
+                self._chunks.append(tasks)
+                if self._up and not self._busy:
+                    self._next()
 
     def _next(self) -> None:
         machine, faults = self._machine, self._machine.faults
@@ -500,7 +505,7 @@ class _Member:
 
     def _decoded(self, args: Any) -> tuple[Any, ...]:
         try:
-            return tuple(loads(args, None)[0] if type(args) is Parcel else args)
+            return tuple(self._bench.opened(args)[0] if type(args) is Parcel else args)
         except BaseException:  # whatever a user's class does when it is unpickled
             return ()
 

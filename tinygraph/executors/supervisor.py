@@ -279,6 +279,11 @@ class Supervisor:
         return any(hand.tasks for hand in self._hands.values())
 
     @property
+    def closing(self) -> bool:
+        """Whether any worker closes the objects of a run that is over."""
+        return any(hand.closing for hand in self._hands.values())
+
+    @property
     def waits(self) -> bool:
         """Whether any task waits for a worker to be free, that it may have it for itself."""
         return bool(self._alone)

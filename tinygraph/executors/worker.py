@@ -116,8 +116,7 @@ class Bench:
                 sow(self.seeds.pop(task), definition.function)
             kwargs: dict[str, Any] = {}
             if type(args) is Parcel:
-                here.objects = self._objects
-                args, kwargs = loads(args, self.segments)
+                args, kwargs = self.opened(args)
                 value = self._run_body(definition, index, args, kwargs)
             elif index in self.memory:
                 value = self._run_body(definition, index, args, kwargs)
@@ -136,6 +135,12 @@ class Bench:
             if isinstance(error, SystemExit):
                 error = exit_of(name, error)
             return pickle.dumps((task, RAISED, began, seconds, describe_error(error)))
+
+    def opened(self, parcel: Parcel) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments that came in a parcel."""
+        here.objects = self._objects
+        arguments: tuple[list[Any], dict[str, Any]] = loads(parcel, self.segments)
+        return arguments
 
     def _run_body(self, definition: Any, index: int, args: Any, kwargs: dict[str, Any]) -> Any:
         if index not in self.memory:
