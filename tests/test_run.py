@@ -908,14 +908,19 @@ def test_cancelling_an_await_cancels_the_run():
 
     async def main():
         future = Node(held)()
-        task = asyncio.ensure_future(asyncio.wait_for(future, 0.05))
-        with pytest.raises(asyncio.TimeoutError):
+
+        async def waiting():
+            await future
+
+        task = asyncio.ensure_future(waiting())
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
             await task
         return future
 
     with options(executor="threads"):
         future = asyncio.run(main())
-    assert begun.is_set()
     assert not go_on.is_set()
     go_on.set()
     assert future.state == "waiting"
