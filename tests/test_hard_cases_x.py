@@ -161,12 +161,13 @@ def test_X26_a_program_ends_without_noise_whatever_is_left() -> None:
     done = run_script(
         """
         import atexit, threading, time
-        from tinygraph import Node, run
+        from tinygraph import Node
 
-        forever = Node(lambda: time.sleep(1e6), name="forever")
         unresolved = Node(abs)(-1)
         print(Node(abs)(-2).resolve(executor="processes", workers=2))
-        going_on = run(forever(), executor="processes", workers=2, block=False)
+        going_on = Node(lambda: time.sleep(1e6), name="for ever")
+        resolving = lambda: going_on().resolve(executor="processes", workers=2)
+        threading.Thread(target=resolving, daemon=True).start()
         threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()
         atexit.register(lambda: print("exit"))
         """

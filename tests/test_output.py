@@ -97,6 +97,36 @@ def test_X21_native_writes_and_subprocesses_belong_to_the_task_that_runs(capsys)
     assert said_by(err, three) == ["and its trouble"]
 
 
+def test_X21_native_writes_are_not_those_of_a_task_that_ended_before_in_the_same_message(tmp_path: Path) -> None:
+    """
+    speak, native      (in one message: the outcome of the first is reported with that of the second)
+    """
+
+    def either(kind: str, folder: str) -> None:
+        if kind == "python":
+            print("from Python")
+        elif kind == "native":
+            for text in ("from Python", "one", "two"):
+                while not Path(folder, text).exists():
+                    pass
+                os.write(1, {"from Python": b"one\n", "one": b"two\n", "two": b""}[text])
+
+    node = Node(either)
+    events: list[Printed] = []
+
+    def hear(event: object) -> None:
+        if isinstance(event, Printed):
+            events.append(event)
+            (tmp_path / event.text).touch()
+
+    Graph(*[node("nothing", "") for _ in range(50)]).run(executor="processes", workers=1)  # its duration is known now
+    speak, native = node("python", str(tmp_path)), node("native", str(tmp_path))
+    run(Graph(speak, native), executor="processes", workers=1, progress=hear)
+    numbers = {event.text: event.number for event in events}
+    assert numbers["from Python"] == speak.number
+    assert numbers["two"] == native.number  # "one" may have come before anybody could know that the first has ended
+
+
 def test_X21_a_node_that_has_no_standard_output_takes_it_from_nobody_else(capsys) -> None:
     """
     mute ──► deaf ──► speak

@@ -541,7 +541,9 @@ def test_every_executor_takes_every_where(kind, where):
 
 
 def wait_for(path):
-    while not os.path.exists(path):
+    for _ in range(2_000):  # not for ever: a given pool could not stop it
+        if os.path.exists(path):
+            return
         threading.Event().wait(0.01)
 
 
