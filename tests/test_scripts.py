@@ -190,20 +190,33 @@ INTERRUPTED = """
 """
 
 
+@pytest.fixture
+def start(tmp_path: Path):
+    """Start the program; whatever becomes of the test, the program ends with it."""
+    programs: list[subprocess.Popen] = []
+
+    def start(text: str, *args: str) -> subprocess.Popen:
+        script = tmp_path / "script.py"
+        script.write_text(text)
+        command = [sys.executable, str(script), *args]
+        programs.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.kill()
+        program.communicate()
+
+
 @pytest.mark.parametrize("executor", ["inline", "threads", "processes"])
 @pytest.mark.parametrize("behaviour", ["raises", "swallows"])
-def test_X11_ctrl_c_ends_the_run_and_keeps_what_is_finished(tmp_path: Path, executor: str, behaviour: str) -> None:
+def test_X11_ctrl_c_ends_the_run_and_keeps_what_is_finished(
+    tmp_path: Path, start, executor: str, behaviour: str
+) -> None:
     """
     quick ──► endless ◄── Ctrl-C, which it may swallow
     """
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(INTERRUPTED))
-    program = subprocess.Popen(
-        [sys.executable, str(script), executor, str(tmp_path), behaviour],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    program = start(textwrap.dedent(INTERRUPTED), executor, str(tmp_path), behaviour)
     await_file(program, tmp_path / "began")
     worker = int((tmp_path / "pid").read_text())
     program.send_signal(signal.SIGINT)
@@ -217,14 +230,12 @@ def test_X11_ctrl_c_ends_the_run_and_keeps_what_is_finished(tmp_path: Path, exec
     assert (err, program.returncode) == ("", 0)
 
 
-def test_X11_ctrl_c_that_nobody_catches_ends_the_program_and_its_workers(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent(INTERRUPTED).replace("except KeyboardInterrupt:\n    print", "except OSError:\n    print")
+def test_X11_ctrl_c_that_nobody_catches_ends_the_program_and_its_workers(tmp_path: Path, start) -> None:
+    uncaught = textwrap.dedent(INTERRUPTED).replace(
+        "except KeyboardInterrupt:\n    print", "except OSError:\n    print"
     )
-    program = subprocess.Popen(
-        [sys.executable, str(script), "processes", str(tmp_path), "raises"], stderr=subprocess.PIPE, text=True
-    )
+    assert uncaught != textwrap.dedent(INTERRUPTED)
+    program = start(uncaught, "processes", str(tmp_path), "raises")
     await_file(program, tmp_path / "began")
     worker = int((tmp_path / "pid").read_text())
     program.send_signal(signal.SIGINT)

@@ -274,7 +274,7 @@ class Engine:
             lane.wake.put(None)
 
     def _lane_of(self, definition: Definition) -> Lane:
-        if definition.where in self.staffed:
+        if definition.where in self.staffed and definition.kind is not Kind.STATEFUL:  # of a class, its calls go there
             self.elsewhere = self.elsewhere or definition.where == "process"
             return self.lanes[definition.where]
         return self.driver if self.apart and in_driver(definition) else self.home

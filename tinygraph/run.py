@@ -132,7 +132,10 @@ class Run:
             self._execute(inputs)
         else:
             context = copy_context()
-            threading.Thread(target=context.run, args=(self._execute, inputs), name="tinygraph-run").start()
+            thread = threading.Thread(
+                target=context.run, args=(self._execute, inputs), name="tinygraph-run", daemon=True
+            )
+            thread.start()  # a daemon: a program that ends does not wait for what it did not wait for
 
     def _execute(self, inputs: dict[str, Any]) -> None:
         """Run the targets to their end; what went wrong is kept for `value`."""
