@@ -54,8 +54,8 @@ def total(*values: object) -> int:
 
 def beside_innocents(tmp_path: Path, culprit: Node, *args: object, count: int = 6) -> tinygraph.Run:
     """
-        innocent x 6 ──► total
-        culprit                       (its failure is its own)
+    innocent x 6 ──► total
+    culprit                       (its failure is its own)
     """
     folder = str(tmp_path)
     innocents = [innocent(folder, f"innocent-{i}") for i in range(count)] + [slow_innocent(folder, "slow")]
