@@ -1,4 +1,4 @@
-"""What 100 MB cost on their way to another process, each figure beside plain copying in the same round.
+"""What 100 MB cost on their way to another process, each figure beside a plain one in the same round.
 
 python benchmarks/transfer.py [megabytes]
 """
@@ -11,6 +11,7 @@ from time import perf_counter
 
 import numpy as np
 
+from tinygraph import Graph, Node
 from tinygraph.executors.segments import Segments
 from tinygraph.executors.transfer import Kept, Outbox, dumps, loads
 
@@ -23,18 +24,23 @@ def seconds(call):
     return perf_counter() - began, result
 
 
-def in_pairs(title, call, after=lambda result: None, before=lambda: None):
-    """Measure `call` and a warm copy in turn, so that both see the same machine."""
+def copied():
+    np.copyto(target, array)
+
+
+def in_pairs(title, call, after=lambda result: None, before=lambda: None, plain=copied):
+    """Measure `call` and something plain, a warm copy if nothing else is said, in turn: both see the same machine."""
     ours, floors = [], []
     for _ in range(ROUNDS):
-        floors.append(seconds(lambda: np.copyto(target, array))[0])
+        floors.append(seconds(plain)[0])
         before()
         took, result = seconds(call)
         ours.append(took)
         after(result)
         del result
-    ours, floor = ours[1:], median(floors[1:])
-    print(f"{title:<34} {median(ours) * 1e3:8.2f} ms   copy {floor * 1e3:6.2f} ms   x {median(ours) / floor:5.2f}")
+    ratio = median([one / floor for one, floor in zip(ours[1:], floors[1:], strict=True)])
+    figures = f"{median(ours[1:]) * 1e3:8.2f} ms   {plain.__name__:<6} {median(floors[1:]) * 1e3:6.2f} ms"
+    print(f"{title:<34} {figures}   x {ratio:5.2f}")
 
 
 megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 100
@@ -78,7 +84,44 @@ def fan():
     outbox.close()
 
 
+def bump(array):
+    return array + 1.0
+
+
+def ends(array):
+    return float(array[0] + array[-1])
+
+
+def inline():
+    result = array
+    for _ in range(10):
+        result = bump(result)
+
+
+fresh = []  # what crosses has to be another object each time, or it would be there already
+node = Node(bump)
+
+
+def another():
+    fresh[:] = [array.copy()]
+
+
+def chain_in_processes():
+    result = fresh[0]
+    for _ in range(10):
+        result = node(result)
+    value = result.resolve(executor="processes", workers=2)
+    assert abs(value[0] - array[0] - 10) < 1e-6
+
+
+def fan_in_processes():
+    graph = Graph(*[Node(ends)(fresh[0]) for _ in range(8)])
+    assert set(graph.run(executor="processes", workers=2).value) == {ends(array)}
+
+
 in_pairs("chain of 10, every step crosses", chain, segments.release)
 in_pairs("one array to 8 calls", fan)
 in_pairs("one array to 8 calls, new memory", fan, before=segments.trim)
+in_pairs("chain of 10 in processes", chain_in_processes, before=another, plain=inline)
+in_pairs("one array to 8 calls in processes", fan_in_processes, before=another)
 segments.close()

@@ -25,7 +25,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-from tinygraph import Node, run
+from tinygraph import File, Node, run
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 LIBRARY = Path(sysconfig.get_paths()["stdlib"])
@@ -38,10 +38,10 @@ ROWS = 14  # packages with a line of their own in the table
 
 
 @Node
-def measure(path):
-    """Read and parse one file."""
+def measure(file, path):
+    """Read and parse one file. With a store it is read again only when its content has changed."""
     try:
-        source = path.read_bytes()
+        source = Path(file).read_bytes()
         with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(source)
     except (OSError, SyntaxError, ValueError, RecursionError):
@@ -67,12 +67,12 @@ def measure(path):
 @Node
 def total(parts):
     """Add up what was found in some parts."""
-    counts, imports, functions = Counter(), Counter(), []
-    for some_counts, some_imports, some_functions in parts:
-        counts += some_counts
-        imports += some_imports
-        functions += some_functions
-    return counts, imports, longest(functions)
+    counts, imports, functions = zip(*parts, strict=True)
+    return added(counts), added(imports), longest([function for some in functions for function in some])
+
+
+def added(counters):
+    return sum(counters, Counter())
 
 
 def longest(functions):
@@ -80,12 +80,12 @@ def longest(functions):
 
 
 @Node
-def package(files):
+def package(paths):
     """Measure the files of a package."""
-    return total(measure.map(files))
+    return total(measure.map([File(path) for path in paths], paths))
 
 
-@Node
+@Node(cache=False)  # it looks into folders, which no argument tells of
 def census(folders, limit):
     """Measure the packages in some folders, and the single modules beside them."""
     found = {}  # files by package

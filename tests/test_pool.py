@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import multiprocessing
 import os
 import subprocess
@@ -17,12 +18,16 @@ from typing import Any
 
 import pytest
 
-from tinygraph import Graph, Node, WorkerLost, run
+from tinygraph import Graph, Node, PayloadError, WorkerLost, run
+from tinygraph.engine import Engine
 from tinygraph.executors.bodies import Recipe, close
+from tinygraph.executors.catalogue import Catalogue
 from tinygraph.executors.ledger import Ledger
-from tinygraph.executors.machine import Machine, _new_ledger
+from tinygraph.executors.machine import Machine, Member, _new_ledger
 from tinygraph.executors.pool import pool
+from tinygraph.executors.relay import Relay
 from tinygraph.executors.segments import Segments
+from tinygraph.executors.supervisor import Supervisor
 from tinygraph.testing import SimulatedExecutor
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.skipif(os.name != "posix", reason="signals and process groups")]
@@ -143,9 +148,9 @@ def test_a_task_whose_definition_never_came_costs_its_worker_and_no_run() -> Non
     lost = hand.member.pid
     step = Node(lambda x: x + 1, name="step")
     assert step(1).resolve(**PROCESSES) == 2
-    known = pool(1)._supervisor._known[step]
-    known.number += 1_000_000  # as if it had been sent
-    hand.known.add(known.number)
+    version = pool(1)._supervisor._catalogue.known(step).version
+    version.number += 1_000_000  # as if it had been sent
+    hand.known.add(version.number)
     assert step(2).resolve(**PROCESSES) == 3
     assert pid().resolve(**PROCESSES) != lost
 
@@ -323,10 +328,10 @@ def test_a_node_that_is_gone_is_forgotten_here_and_by_its_worker() -> None:
     gc.collect()
     assert [one() for one in gone] == [None] * 5
     supervisor = pool(1)._supervisor
-    assert not any(node.name == "marked" for node in supervisor._known)
+    assert not any(node.name == "marked" for node in supervisor._catalogue)
     assert counting().resolve(**PROCESSES) == before
     [hand] = supervisor._hands.values()
-    assert len(hand.known) <= len(supervisor._known)
+    assert len(hand.known) <= len(list(supervisor._catalogue))
 
 
 def test_a_run_is_let_go_when_it_is_over() -> None:
@@ -438,26 +443,302 @@ def test_where_one_worker_can_be_started_it_does_the_work_of_all(monkeypatch: py
     assert launches
 
 
-# An error of ours
+# Errors of ours, and of the user's classes: none ends the thread that serves all runs
 
 
-def test_a_defect_while_settling_ends_its_own_run_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tinygraph.engine import Engine
+def ends() -> None:
+    os._exit(1)
 
-    settle = Engine.settle
 
-    def defective(self: Engine, call: Any, *more: Any) -> None:
-        if call.name == "cursed":
-            self.in_hand -= 1
+def fails() -> None:
+    raise ValueError("as planned")
+
+
+def forever() -> None:
+    while True:
+        pass
+
+
+def calls() -> Any:
+    return add(1, 2)
+
+
+class Sour:
+    """Does not want to be pickled."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        raise self.error("sour")
+
+    def __repr__(self) -> str:
+        raise self.error("no text either")
+
+    def __eq__(self, other: object) -> bool:
+        raise self.error("nor a comparison")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Spoilt:
+    """Cannot be unpickled where it arrives; on a worker nobody asks."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return _spoil, (self.error,)
+
+
+def _spoil(error: type[BaseException]) -> None:
+    raise error("spoilt")
+
+
+def spoilt(error: type[BaseException]) -> Spoilt:
+    return Spoilt(error)
+
+
+DEFECTS: dict[str, tuple[str, Any]] = {
+    "settle": ("settle", lambda cursed: cursed(abs)(-1)),
+    "settle a parcel": ("settle", lambda cursed: cursed(list)([1])),
+    "raised in a body": ("raised", lambda cursed: cursed(fails)()),
+    "raised while sending": ("raised", lambda cursed: cursed(list)([Sour(ValueError)])),
+    "adopt": ("adopt", lambda cursed: cursed(calls, where="process")()),
+    "gave up": ("gave_up", lambda cursed: cursed(ends)()),
+    "gave up what is late": ("gave_up", lambda cursed: cursed(forever, timeout=0.05)()),
+}
+
+
+def defective(patched: pytest.MonkeyPatch, name: str) -> None:
+    """Have a method of engines fail for every call that is named so."""
+    method = getattr(Engine, name)
+
+    def fail(self: Engine, call: Any, *more: Any) -> Any:
+        if getattr(call, "name", "") == "cursed":
             raise RuntimeError("a defect")
-        settle(self, call, *more)
+        return method(self, call, *more)
 
-    worker = pid().resolve(**PROCESSES)
+    patched.setattr(Engine, name, fail)
+
+
+@pytest.mark.parametrize("what", DEFECTS)
+def test_a_defect_while_an_engine_is_told_something_ends_its_own_run_only(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, call = DEFECTS[what]
+    before = pool(1)
     with monkeypatch.context() as patched:
-        patched.setattr(Engine, "settle", defective)
+        defective(patched, method)
+        with pytest.raises(RuntimeError, match="a defect"):
+            call(lambda function, **options: Node(function, name="cursed", **options)).resolve(**PROCESSES)
+    assert add(1, 2).resolve(**PROCESSES) == 3
+    assert pool(1) is before
+
+
+def test_a_defect_while_a_call_is_given_back_ends_its_own_run_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two calls travel together, the first ends its worker, and the second has not begun."""
+    path, before = tmp_path / "done", pool(1)
+
+    def may_end(ends: bool) -> None:
+        if ends and not path.exists():
+            path.touch()
+            os._exit(1)
+
+    cursed = Node(may_end, name="cursed")
+    cursed(False).resolve(**PROCESSES)  # so that it is known to be quick
+    with monkeypatch.context() as patched:
+        defective(patched, "give_back")
+        with pytest.raises(RuntimeError, match="a defect"):
+            _ = Graph(cursed(True), *[cursed(False) for _ in range(40)]).run(**PROCESSES).value
+    assert add(1, 2).resolve(**PROCESSES) == 3
+    assert pool(1) is before
+
+
+def test_a_defect_while_a_call_is_taken_ends_its_own_run_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    take, before = Engine.take, pool(1)
+
+    def fail(self: Engine, lane: Any) -> Any:
+        if lane is self.lanes["process"] and any(call.name == "cursed" for call in self.calls):
+            raise RuntimeError("a defect")
+        return take(self, lane)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "take", fail)
         with pytest.raises(RuntimeError, match="a defect"):
             Node(abs, name="cursed")(-1).resolve(**PROCESSES)
+        assert add(1, 2).resolve(**PROCESSES) == 3
+    assert pool(1) is before
+
+
+def test_an_engine_that_cannot_even_be_stopped_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = pool(1)
+    with monkeypatch.context() as patched:
+        defective(patched, "settle")
+        patched.setattr(Engine, "_end", lambda self: 1 / 0)
+        result = run(Node(abs, name="cursed")(-1), block=False, **PROCESSES)
+        while result._engine is None or not result._engine.over.is_set():
+            pass
+        assert isinstance(result._engine.error, ZeroDivisionError | RuntimeError)
+    assert pool(1) is before
+    assert add(1, 2).resolve(**PROCESSES) == 3
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_class_that_fails_when_it_is_pickled_fails_its_own_call(error: type[BaseException]) -> None:
+    before, worker = pool(1), pid().resolve(**PROCESSES)
+    graph = Graph(Node(list, name="cursed")([Sour(error)]), add(1, 2))
+    result = run(graph, on_error="continue", **PROCESSES)
+    [failure] = result.failures
+    assert failure.future.name == "cursed"
+    assert graph.targets[1].resolve() == 3
     assert pid().resolve(**PROCESSES) == worker
+    assert pool(1) is before
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_class_that_fails_when_it_is_unpickled_here_fails_its_own_call(error: type[BaseException]) -> None:
+    before, worker = pool(1), pid().resolve(**PROCESSES)
+    graph = Graph(Node(spoilt, name="cursed")(error), add(1, 2))
+    result = run(graph, on_error="continue", **PROCESSES)
+    [failure] = result.failures
+    assert isinstance(failure.exception, PayloadError)
+    assert graph.targets[1].resolve() == 3
+    assert pid().resolve(**PROCESSES) == worker
+    assert pool(1) is before
+
+
+def test_a_defect_between_a_report_and_its_engine_ends_its_own_run_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, worker = pool(1), pid().resolve(**PROCESSES)
+    with monkeypatch.context() as patched:
+        patched.setattr(Supervisor, "_let_go", lambda self, task: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            Node(list)([1]).resolve(**PROCESSES)
+    assert pid().resolve(**PROCESSES) == worker
+    assert pool(1) is before
+
+
+def test_a_defect_while_a_worker_is_told_something_costs_the_run_and_that_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, worker = pool(1), pid().resolve(**PROCESSES)
+    with monkeypatch.context() as patched:
+        patched.setattr(Member, "send", lambda self, message: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            add(1, 2).resolve(**PROCESSES)
+    assert pid().resolve(**PROCESSES) != worker
+    assert pool(1) is before
+
+
+def test_a_defect_while_a_worker_is_heard_costs_that_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, worker = pool(1), pid().resolve(**PROCESSES)
+    heard = Relay.hear
+    failing = [worker]
+
+    def hear(self: Relay, hand: Any) -> None:
+        if hand.member.pid in failing:
+            failing.clear()
+            raise RuntimeError("a defect")
+        heard(self, hand)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Relay, "hear", hear)
+        assert add(1, 2).resolve(**PROCESSES) == 3
+    assert pid().resolve(**PROCESSES) != worker
+    assert pool(1) is before
+
+
+def test_a_report_that_cannot_be_read_costs_its_worker() -> None:
+    """A node wrote into the pipe."""
+    before, worker = pool(1), pid().resolve(**PROCESSES)
+    [hand] = [hand for hand in before._supervisor._hands.values() if hand.member.pid == worker]
+    receive = hand.member.receive
+    garbled = [[b"no outcome at all"]]
+    hand.member.receive = lambda: garbled.pop() if garbled else receive()  # type: ignore[method-assign]
+    assert add(1, 2).resolve(**PROCESSES) == 3
+    assert pid().resolve(**PROCESSES) != worker
+    assert pool(1) is before
+
+
+# Nodes in several runs at once
+
+
+class Weight:
+    """Counts how often it leaves, and notes in a file how often it arrives."""
+
+    leaves = 0
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        Weight.leaves += 1
+        return _arrived, (self.path,)
+
+
+def _arrived(path: str) -> Weight:
+    with open(path, "a") as file:
+        file.write("arrived\n")
+    return Weight(path)
+
+
+def test_a_node_crosses_once_however_runs_take_turns(tmp_path: Path) -> None:
+    """
+    step ──► step ──► ... ──► step      (three at a time: on one worker they take turns)
+    """
+    weight = Weight(str(tmp_path / "notes"))
+
+    def heavy(x: int) -> int:
+        return x + 1 if weight else 0
+
+    step = Node(heavy, name="step")
+    Weight.leaves = 0
+    meeting = threading.Barrier(3)
+    answers: list[int] = []
+
+    def resolve() -> None:
+        future = Node(lambda x: meeting.wait() * 0 + x, where="driver")(0)
+        for _ in range(30):
+            future = step(future)
+        answers.append(future.resolve(**PROCESSES))
+
+    threads = [threading.Thread(target=resolve) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [30] * 3
+    assert Weight.leaves == 3  # once for each run, which takes it as it is then
+    assert notes(tmp_path / "notes") == ["arrived"]
+
+
+def test_each_run_has_a_node_as_it_was_and_no_version_stays_too_long() -> None:
+    catalogue, numbers = Catalogue(itertools.count(1)), []
+    state = {"version": 0}
+    node = Node(lambda: state["version"], name="changing")
+    known = catalogue.known(node)
+    for number in range(1, 6):
+        catalogue.open(number)
+        state["version"] = number // 2  # it changes between some
+        numbers.append(catalogue.version(node, known, number).number)
+    assert numbers == [1, 2, 2, 3, 3]
+    for _ in range(3):
+        assert [catalogue.version(node, known, number).number for number in range(1, 6)] == numbers
+    assert list(catalogue.gone()) == []
+    for number in range(1, 5):
+        catalogue.close(number)
+    assert list(catalogue.gone()) == [1, 2]
+    catalogue.close(5)
+    assert list(catalogue.gone()) == []
+    catalogue.open(6)
+    assert catalogue.version(node, known, 6).number == 3  # as it was: it need not cross again
+    catalogue.close(6)
+    del node, known
+    gc.collect()
+    assert list(catalogue.gone()) == [3]
+    assert list(catalogue) == []
 
 
 # isolate and memory

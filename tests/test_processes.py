@@ -13,6 +13,7 @@ import textwrap
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tinygraph
@@ -333,3 +334,185 @@ def test_a_cancelled_call_is_stopped_and_the_others_go_on(tmp_path: Path) -> Non
     pid = int((tmp_path / "endless").read_text())
     while Path(f"/proc/{pid}").exists():
         pass
+
+
+# Values stay where they were made
+
+
+BIG = 1 << 18  # numbers in an array that crosses in shared memory
+
+big = Node(lambda: np.zeros(BIG), name="big")
+
+
+def noted(array: np.ndarray, place: int) -> np.ndarray:
+    array = array.copy()
+    array[place] = os.getpid()
+    return array
+
+
+step = Node(noted, name="step")
+
+
+@Node
+def begin(folder: str, name: str, until: str, size: int = BIG) -> np.ndarray:
+    """Ends when there is another file in the folder."""
+    Path(folder, name).touch()
+    while not Path(folder, until).exists():
+        pass
+    return noted(np.zeros(size), 0)
+
+
+def chain(start: tinygraph.Future, length: int = 6) -> tinygraph.Future:
+    for place in range(1, length):
+        start = step(start, place)
+    return Node(lambda array: [int(pid) for pid in array[:length]], name="pids")(start)
+
+
+def test_a_chain_stays_with_the_worker_that_has_the_array_while_another_is_free(tmp_path: Path) -> None:
+    """
+    begin ──► idle
+    begin ──► step ──► ... ──► pids       (its worker is not the first, and ends when the first is idle)
+    """
+    idle = Node(lambda array: Path(tmp_path, "idle").touch(), name="idle", where="driver")
+    folder = str(tmp_path)
+    one, other = begin.options(priority=1)(folder, "one", "other"), begin(folder, "other", "idle")
+    result = tinygraph.Graph(idle(one), chain(other), Node(lambda array: int(array[0]), where="driver")(one))
+    _, pids, first = result.run(executor="processes", workers=2).value
+    assert len(set(pids)) == 1
+    assert first not in pids
+
+
+def test_two_chains_have_a_worker_each(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    chains = [chain(begin(folder, *names)) for names in (("one", "other"), ("other", "one"))]
+    one, other = tinygraph.Graph(*chains).run(executor="processes", workers=2).value
+    assert len(set(one)) == len(set(other)) == 1
+    assert one != other
+
+
+@pytest.mark.parametrize("sizes", [(BIG, 2 * BIG), (2 * BIG, BIG)])
+def test_a_call_goes_to_the_worker_that_has_its_largest_input(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    """
+    begin ──┐
+    begin ──┴──► join
+    """
+    folder = str(tmp_path)
+    inputs = [begin(folder, name, until, size) for name, until, size in zip("ab", "ba", sizes, strict=True)]
+    join = Node(lambda *arrays: (os.getpid(), {array.size: int(array[0]) for array in arrays}), name="join")
+    pid, makers = join(*inputs).resolve(executor="processes", workers=2)
+    assert len(set(makers.values())) == 2
+    assert pid == makers[2 * BIG]
+
+
+def test_the_next_task_has_the_array_and_not_a_copy_of_it() -> None:
+    def made() -> np.ndarray:
+        array = np.zeros(BIG)
+        array[0] = array.ctypes.data
+        return array
+
+    is_there = Node(lambda array: array.ctypes.data == array[0], name="is there")
+    assert is_there(Node(made)()).resolve(executor="processes", workers=1)
+
+
+def overwritten(array: np.ndarray) -> float:
+    before = float(array.sum())
+    array[:] = -1
+    return before
+
+
+overwrite = Node(overwritten, name="overwrite")
+ones = Node(lambda: np.ones(BIG), name="ones")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_one_consumer_writes_no_other_sees(workers: int) -> None:
+    """
+    ones ──┬──► overwrite x 6
+           └──► total           (in the driver, after them)
+    """
+    made = ones()
+    writers = [overwrite(made) for _ in range(6)]
+    total = Node(lambda array: float(array.sum()), name="total", where="driver")(made).after(*writers)
+    result = tinygraph.Graph(*writers, total, made).run(executor="processes", workers=workers)
+    assert result.value[:-1] == (float(BIG),) * 7
+    assert result.value[-1].sum() == BIG
+
+
+def occupied(pid: int | str = "self") -> int:
+    """Return the bytes of a process that it shares with nobody."""
+    _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+PLENTY = 1 << 26
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="looks into /proc")
+def test_a_worker_that_is_idle_keeps_no_value() -> None:
+    worker = Node(os.getpid)().resolve(executor="processes", workers=1)
+    before = occupied(worker)
+    made = Node(lambda: np.ones(PLENTY // 8))()
+    assert made.resolve(executor="processes", workers=1).nbytes == PLENTY
+    while occupied(worker) > before + PLENTY // 2:
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("argument", [0, [0]])
+def test_a_task_that_does_not_need_the_value_before_it_does_not_keep_it(argument: object) -> None:
+    look = Node(lambda argument: occupied(), name="look")
+    before = look(argument).resolve(executor="processes", workers=1)
+    made = Node(lambda: np.ones(PLENTY // 8))()
+    looked = look(argument).after(made)
+    tinygraph.Graph(made, looked).run(executor="processes", workers=1).wait()
+    assert looked.resolve() < before + PLENTY // 2
+
+
+cache: dict[str, np.ndarray] = {}
+
+
+def test_what_a_node_keeps_for_itself_its_consumers_do_not_change() -> None:
+    def cached() -> np.ndarray:
+        return cache.setdefault("ones", np.ones(BIG))
+
+    kept = Node(cached, name="kept")
+    for _ in range(3):
+        assert overwrite(kept()).resolve(executor="processes", workers=1) == BIG
+
+
+def test_what_a_node_changes_afterwards_its_consumers_do_not_see() -> None:
+    def changing(begins: bool) -> np.ndarray | None:
+        if begins:
+            return cache.setdefault("changes", np.ones(BIG))
+        cache.pop("changes")[:] = 5
+        return None
+
+    node = Node(changing)
+    made = node(True)
+    changed = node(False).after(made)
+    total = Node(lambda array: float(array.sum()))(made).after(changed)
+    assert total.resolve(executor="processes", workers=1) == BIG
+
+
+def test_a_consumer_that_dies_after_writing_finds_it_as_it_was(tmp_path: Path) -> None:
+    def writes_and_dies(array: np.ndarray) -> float:
+        before = overwritten(array)
+        mark(str(tmp_path), "culprit")
+        if executions(tmp_path, "culprit") == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return before
+
+    assert Node(writes_and_dies)(ones()).resolve(executor="processes", workers=1) == BIG
+    assert executions(tmp_path, "culprit") == 2
+
+
+def test_changing_in_place_along_a_chain_changes_nothing_upstream() -> None:
+    def more(array: np.ndarray) -> np.ndarray:
+        array += 1
+        return array
+
+    steps = [ones()]
+    for _ in range(5):
+        steps.append(Node(more, name="more")(steps[-1]))
+    found = tinygraph.Graph(*steps).run(executor="processes", workers=1).value
+    assert [array[[0, -1]].tolist() for array in found] == [[i, i] for i in range(1, 7)]

@@ -11,13 +11,16 @@ import stat
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tinygraph.errors import ReleasedError
+from tinygraph.executors import handover as handing
 from tinygraph.executors import segments as rooms
+from tinygraph.executors.handover import Handover, is_out_of_reach
 from tinygraph.executors.segments import Segments
 from tinygraph.executors.transfer import LARGE, Kept, Outbox, dumps, loads
 
@@ -232,7 +235,7 @@ def test_short_writes_are_gone_on_with(owner, worker, monkeypatch):
 def test_no_system_call_gets_more_than_it_takes(owner, worker, monkeypatch):
     monkeypatch.setattr(rooms, "_PIECE", 100_000)
     monkeypatch.setattr(rooms, "_SLICE", 70_001)
-    monkeypatch.setattr(rooms, "_is_scarce", lambda fd: True)
+    monkeypatch.setattr(rooms, "is_scarce", lambda fd: True)
     for size in (LARGE, LARGE + 1):
         value = noise(size)
         parcel = dumps([value, np.frombuffer(value, np.uint8)], owner)
@@ -396,7 +399,7 @@ def test_an_outdated_parcel_finds_nothing_rather_than_something_else(owner, work
 
 
 def test_where_no_lock_can_be_had_a_value_is_copied(owner, worker, monkeypatch):
-    monkeypatch.setattr(rooms, "_locked", lambda fd, alone, wait=False: False)
+    monkeypatch.setattr(rooms, "locked", lambda fd, alone, wait=False: False)
     parcel = dumps(BIG, owner)
     got = loads(parcel, worker)
     got += 1
@@ -425,6 +428,176 @@ def test_many_threads_share_the_segments(owner, worker):
         thread.join()
     assert wrong == []
     assert files(owner) == []
+
+
+# ---- handed over
+
+
+@pytest.fixture
+def maker(worker):
+    """A worker whose next task may get what it has just returned."""
+    worker.handover = Handover()
+    return worker
+
+
+def returned(value, segments):
+    """Do what a worker does with what a body returned; `value` is a function, so that nobody else holds that."""
+    parcel = dumps(value(), segments)
+    segments.handover.keep_what_is_ours()
+    return parcel
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def with_its_address():
+    """Return an array that says where it is."""
+    array = BIG.copy()
+    array[0, 0] = address(array)
+    return array
+
+
+def test_the_next_task_gets_the_memory_itself_and_who_comes_later_maps(owner, maker):
+    parcel = returned(with_its_address, maker)
+    first, second, elsewhere = loads(parcel, maker), loads(parcel, maker), loads(parcel, owner)
+    assert address(first) == first[0, 0]
+    assert address(second) != second[0, 0] == first[0, 0]
+    first[:] = -1
+    for other in (second, elsewhere, loads(parcel, maker)):
+        assert np.array_equal(other[1:], BIG[1:])
+
+
+def test_a_frame_is_made_anew_around_the_memory_of_its_columns(owner, maker):
+    parcel = returned(lambda: pd.DataFrame({"a": np.arange(LARGE), "b": np.ones(LARGE)}), maker)
+    assert len(maker.handover.kept) == len(parcel.segments) == 2
+    got = loads(parcel, maker)
+    assert not maker.handover.kept
+    got["a"] += 1
+    assert loads(parcel, maker)["a"][5] == 5
+
+
+def test_what_was_changed_in_place_is_handed_on(owner, maker):
+    """From the first mapping to the last body it is one piece of memory, and every segment has what was returned."""
+
+    def step(parcel):
+        array = loads(parcel, maker)
+        array += 1
+        return array
+
+    parcels = [dumps(BIG, owner)]
+    owner.hold(parcels[0])
+    for _ in range(4):
+        parcels.append(returned(lambda: step(parcels[-1]), maker))
+        assert len(maker.handover.kept) == 1
+    for i, parcel in enumerate(parcels):
+        assert np.array_equal(loads(parcel, owner), BIG + i)
+
+
+HELD = []
+
+
+def held(make):
+    """Return what a body returns that keeps a hold on it."""
+
+    def returns():
+        value, keep = make()
+        HELD.append(keep)
+        return value
+
+    return returns
+
+
+def a_mapped_file(tmp_path):
+    BIG.tofile(tmp_path / "file")
+    return np.memmap(tmp_path / "file", BIG.dtype, "r+", shape=BIG.shape)
+
+
+class Sub(np.ndarray):
+    """An array with a life of its own."""
+
+
+REACHABLE = {
+    "itself": lambda array: (array, array),
+    "a view of it": lambda array: (array, array[5:]),
+    "what it is a view of": lambda array: (array[5:], array),
+    "beside it": lambda array: (array[5:], array[:5]),
+    "its memory": lambda array: (array, memoryview(array)),
+    "transposed": lambda array: (array.T, array),
+    "a container": lambda array: ({"deep": [array]}, [array]),
+    "weakly": lambda array: (array, weakref.ref(array)),
+}
+
+
+@pytest.mark.parametrize("how", REACHABLE)
+def test_what_can_still_be_reached_is_not_handed_over(owner, maker, how):
+    parcel = returned(held(lambda: REACHABLE[how](BIG.copy())), maker)
+    assert not maker.handover.kept
+    HELD.clear()
+    loads(parcel, maker)
+
+
+def test_a_view_of_the_memory_that_was_handed_over_is_found(owner, maker):
+    """The views of one piece of memory share it without one knowing of the other."""
+    first = returned(BIG.copy, maker)
+
+    def body():
+        array = loads(first, maker)
+        inner = array if array.base is None else array.base
+        while isinstance(inner, np.ndarray):
+            inner = inner.base
+        HELD.append(memoryview(inner))
+        return array
+
+    returned(body, maker)
+    assert not maker.handover.kept
+    HELD.clear()
+
+
+def test_memory_that_others_may_share_is_not_handed_over(owner, maker, tmp_path):
+    for make in (
+        lambda: a_mapped_file(tmp_path),
+        lambda: np.asarray(a_mapped_file(tmp_path)),
+        lambda: BIG.copy().view(Sub),
+        lambda: np.frombuffer(bytearray(BIG.nbytes)),
+        lambda: pickle.PickleBuffer(bytearray(BIG.nbytes)),
+    ):
+        returned(make, maker)
+        assert not maker.handover.kept
+
+
+def test_an_array_that_is_handed_over_stays_readonly(owner, maker):
+    def locked():
+        array = BIG.copy()
+        array.flags.writeable = False
+        return [array, BIG.copy()]
+
+    got = loads(returned(locked, maker), maker)
+    assert [array.flags.writeable for array in got] == [False, True]
+
+
+def test_of_huge_values_nothing_stays(owner, maker, monkeypatch):
+    monkeypatch.setattr(handing, "MOST", BIG.nbytes)
+    returned(lambda: [BIG.copy(), BIG.copy()], maker)
+    assert not maker.handover.kept
+    returned(BIG.copy, maker)
+    assert maker.handover.kept
+
+
+def test_a_value_that_cannot_be_sent_stays_nowhere(owner, maker):
+    with pytest.raises(TypeError):
+        dumps([BIG.copy(), threading.Lock()], maker)
+    assert not maker.handover.kept
+    assert files(owner) == []
+
+
+def test_memory_is_out_of_reach_only_without_any_other_name():
+    view = memoryview(np.zeros(3))
+    assert is_out_of_reach(view)
+    array = np.asarray(view)
+    assert not is_out_of_reach(view)
+    del array
+    assert is_out_of_reach(view)
 
 
 # ---- counting
@@ -754,7 +927,7 @@ def test_where_there_is_no_room_a_plain_file_serves_and_then_the_message(tmp_pat
 def test_a_full_file_system_is_seen_before_writing(tmp_path, monkeypatch):
     (tmp_path / "first").mkdir()
     owner = Segments.create([str(tmp_path / "first"), str(tmp_path)])
-    monkeypatch.setattr(rooms, "_room", lambda folder: 100 if "first" in folder else sys.maxsize)
+    monkeypatch.setattr(rooms, "room_in", lambda folder: 100 if "first" in folder else sys.maxsize)
     parcel = dumps(BIG, owner)
     assert parcel.segments[0].folder == 1
     assert np.array_equal(loads(parcel, owner), BIG)

@@ -14,6 +14,7 @@ from tinygraph.errors import (
     ArgumentError,
     CancelledError,
     CycleError,
+    DamagedEntry,
     DefinitionError,
     DepthError,
     DrawError,
@@ -29,7 +30,11 @@ from tinygraph.errors import (
     PayloadError,
     RecordError,
     ReleasedError,
+    StoreError,
+    StoreUntrusted,
     TinygraphError,
+    UnhashableArgumentError,
+    UnknownRun,
     UpstreamFailed,
     WorkerLost,
 )
@@ -42,22 +47,30 @@ from tinygraph.run import Failure, Run, run
 from tinygraph.seeds import generator
 
 if TYPE_CHECKING:
-    from tinygraph.events import Event, Expanded, Failed, Finished, Printed, Retried, Skipped, Started
+    from tinygraph.events import Event, Expanded, Failed, Finished, Printed, Recalled, Retried, Skipped, Started
+    from tinygraph.store.replay import replay
+    from tinygraph.store import Store
+    from tinygraph.store.codecs import codec
+    from tinygraph.store.files import Directory, File
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
     "CancelledError",
+    "codec",
     "Component",
     "CycleError",
+    "DamagedEntry",
     "DefinitionError",
     "DepthError",
+    "Directory",
     "DrawError",
     "Event",
     "Expanded",
     "Failed",
     "Failure",
+    "File",
     "Finished",
     "Future",
     "FutureAttributeError",
@@ -76,27 +89,44 @@ __all__ = [
     "OutputError",
     "PayloadError",
     "Printed",
+    "Recalled",
     "RecordError",
     "ReleasedError",
+    "replay",
     "Retried",
     "run",
     "Run",
     "Skipped",
     "Started",
     "State",
+    "Store",
+    "StoreError",
+    "StoreUntrusted",
     "TinygraphError",
+    "UnhashableArgumentError",
+    "UnknownRun",
     "UpstreamFailed",
     "WorkerLost",
     "Workflow",
 ]
 
-_EVENTS = ("Event", "Expanded", "Failed", "Finished", "Printed", "Retried", "Skipped", "Started")
+# Where names are that few programs ask for. Events are dataclasses, and the machinery for those takes as long to import as
+# all the rest; the store brings a database.
+_ON_DEMAND = dict.fromkeys(
+    ("Event", "Expanded", "Failed", "Finished", "Printed", "Recalled", "Retried", "Skipped", "Started"), "events"
+) | {
+    "codec": "store.codecs",
+    "Directory": "store.files",
+    "File": "store.files",
+    "replay": "store.replay",
+    "Store": "store",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Events are dataclasses, and the machinery for those takes as long to import as all the rest.
-    if name in _EVENTS:
-        from tinygraph import events
+    room = _ON_DEMAND.get(name)
+    if room is None:
+        raise AttributeError(f"module 'tinygraph' has no attribute {name!r}")
+    from importlib import import_module
 
-        return getattr(events, name)
-    raise AttributeError(f"module 'tinygraph' has no attribute {name!r}")
+    return getattr(import_module(f"tinygraph.{room}"), name)

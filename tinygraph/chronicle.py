@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, assert_never
 
 from tinygraph.engine import Engine
-from tinygraph.events import Event, Expanded, Failed, Finished, Printed, Retried, Skipped, Started
+from tinygraph.events import Event, Expanded, Failed, Finished, Printed, Recalled, Retried, Skipped, Started
 from tinygraph.future import SETTLED, State, recording
 from tinygraph.notes import Note
 
@@ -20,6 +20,9 @@ def events_of(engine: Engine) -> list[Event]:
         if call.state not in SETTLED or not hasattr(call, "began"):
             continue
         began = call.began - engine.began
+        if call.number in engine.recalled:
+            found.append(Recalled(call.name, call.number, call.ended - engine.began, call.ended - call.began))
+            continue
         if call.state in (State.FINISHED, State.FAILED):
             found.append(Started(call.name, call.number, began, call.worker))
         if call.expansion is not None:
@@ -60,6 +63,8 @@ def _event(note: Note) -> Event:
             return Expanded(call.name, call.number, at, more)
         case "finished":
             return Finished(call.name, call.number, at, more)
+        case "recalled":
+            return Recalled(call.name, call.number, at, more)
         case "printed":
             return Printed(call.name, call.number, at, *more)
         case "retried":

@@ -44,12 +44,33 @@ class NodeOptions(TypedDict, total=False):
     memory: int | str | None
     isolate: bool
     check: bool
+    cache: Literal[True, False, "run"] | None
+    version: str | int | None
+    key: Callable[..., Any] | None
 
 
 def _where(name: str, value: Any) -> str:
     if value not in ("driver", "thread", "process"):
         raise OptionError(f"{name} must be 'driver', 'thread' or 'process', not {value!r}")
     return str(value)
+
+
+def _cache(name: str, value: Any) -> bool | str:
+    if value is not True and value is not False and value != "run":
+        raise OptionError(f"{name} must be True, False or 'run', not {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
+def _version(name: str, value: Any) -> str | int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise OptionError(f"{name} must be a text or a whole number, not {value!r}")
+    return value
+
+
+def _key(name: str, value: Any) -> Callable[..., Any]:
+    if not callable(value):
+        raise OptionError(f"{name} must be a function of the arguments, not {value!r}")
+    return value  # type: ignore[no-any-return]
 
 
 # A line for each option: its check and its default. Each is an attribute of every definition.
@@ -64,6 +85,9 @@ OPTIONS = {
     "memory": Option(size),
     "isolate": Option(flag, False),
     "check": Option(flag, True),
+    "cache": Option(_cache),
+    "version": Option(_version),
+    "key": Option(_key),
 }
 _DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 
@@ -77,6 +101,8 @@ class Definition:
 
     # The class whose instances stand for values that are not there yet. The room of that class says so, above this one.
     stand_in: ClassVar[type | None] = None
+    # Whether any node asks for equal calls to be one: else a run without a store need not look.
+    any_shared: ClassVar[bool] = False
 
     # Plain attributes and no properties for what every single call reads: recording is counted in nanoseconds.
     name: str
@@ -89,6 +115,9 @@ class Definition:
     memory: int | None
     isolate: bool
     check: bool
+    cache: bool | str | None
+    version: str | int | None
+    key: Callable[..., Any] | None
 
     def __init__(
         self, function: Callable[..., Any], kind: Kind | None = None, /, **options: Unpack[NodeOptions]
@@ -101,6 +130,8 @@ class Definition:
         # One by one: an object whose dictionary is written to as a whole is slower to read from then on.
         for option, value in {**_DEFAULTS, **accepted(options, OPTIONS, "a node")}.items():
             setattr(self, option, value)
+        if self.cache:
+            Definition.any_shared = True
         if options.get("name") is None:
             self.name = _name_of(function)
         self.kind = kind or _kind_of(function, self.name)
@@ -195,6 +226,7 @@ class Definition:
         return f"<{type(self).__name__} {self.name}>"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        Definition.any_shared = Definition.any_shared or bool(state.get("cache"))
         self.__dict__.update(state, _checks=None, columns=(), calls_nodes=None, captures=None)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -24,8 +24,16 @@ from typing import Any, Protocol
 from tinygraph.blame import blame, longer_path, text_of, too_deep, unfinished_cycle
 from tinygraph.capture import Nested
 from tinygraph.definition import Definition, Kind
-from tinygraph.errors import CancelledError, CycleError, OutputError, RecordError, ReleasedError, UpstreamFailed
-from tinygraph.future import SETTLED, Elsewhere, Future, Missing, State, claiming, fetched, open_up
+from tinygraph.errors import (
+    CancelledError,
+    CycleError,
+    DamagedEntry,
+    OutputError,
+    RecordError,
+    ReleasedError,
+    UpstreamFailed,
+)
+from tinygraph.future import MISSING, SETTLED, Elsewhere, Future, Missing, State, claiming, fetched, open_up
 from tinygraph.levels import raise_levels, rank
 from tinygraph.notes import Note, What
 from tinygraph.reach import calls_nodes, captured_futures
@@ -60,6 +68,35 @@ class Wake(Protocol):
 
     def get(self, *, timeout: float | None = None) -> None:
         """Wait; raises `queue.Empty` when the time is over."""
+
+
+class Recall(Protocol):
+    """What a run remembers of calls that ran before, in this run or in another. None of it needs the engine's lock."""
+
+    def concerns(self, call: Future[Any]) -> bool:
+        """Whether a call is to be looked up before it runs: once, and only where its node allows for it."""
+
+    def look(self, call: Future[Any]) -> Any:
+        """Return the value of a call, the equal call of this run that is to have it, or MISSING: then it must run."""
+
+    def keep(self, call: Future[Any], value: Any, seconds: float) -> Any:
+        """Keep what came out of a call; return what stands for the value from now on. Raises nothing."""
+
+    @property
+    def settings(self) -> Any:
+        """What a worker needs to know to keep values itself; None where that is for the driver to do."""
+
+    def lookup_of(self, call: Future[Any]) -> Any:
+        """Return under what the value of a call that runs is to be kept; None for what is not kept."""
+
+    def was_kept(self, call: Future[Any], value: Any, kept: Any, seconds: float, *, is_there_only: bool) -> Any:
+        """Take up what a worker has kept, or say why it could not; return what stands for the value."""
+
+    def failed(self, call: Future[Any], error: BaseException) -> None:
+        """Keep what it takes to run a call again that failed, and say how. Raises nothing."""
+
+    def restore(self, calls: Iterable[Future[Any]]) -> None:
+        """Have those wait again among the calls of a run that has ended whose values are gone or damaged."""
 
 
 class Engine:
@@ -104,6 +141,9 @@ class Engine:
         self.attempts: dict[Future[Any], int] = {}
         self.dropped: list[Future[Any]] = []  # cancelled while a worker had them: whoever can stop them does
         self.listener: Callable[[Note], None] | None = None
+        self.recall: Recall | None = None
+        self.recalled: set[int] = set()  # the numbers of calls that did not run, because their value was known
+        self.costs: dict[Definition, float] = {}  # what calls took in earlier runs, where it is to count
         self.seeds = None if options["seed"] is None else Seeds(options["seed"], self.targets)
         self.notes: list[Note] = []  # what cannot be read off the calls afterwards
         self.began = perf_counter()
@@ -114,7 +154,7 @@ class Engine:
     def start(self) -> None:
         """Claim everything that the targets need and queue what is ready."""
         fresh = self._claim(self.targets)
-        rank(fresh)
+        rank(fresh, self.costs)
         for call in fresh:
             if not call._waiting:
                 self._ready(call)
@@ -124,12 +164,20 @@ class Engine:
     def _claim(self, wanted: Iterable[Future[Any]]) -> list[Future[Any]]:
         """Make the wanted calls, and whatever they need, calls of this run; return those that are new to it."""
         fresh: list[Future[Any]] = []
+        try:
+            self._claim_into(fresh, wanted)
+        finally:  # whatever a signal handler raised meanwhile: what was claimed is given back in the end
+            self.calls += fresh
+        self.left += len(fresh)
+        return fresh
+
+    def _claim_into(self, fresh: list[Future[Any]], wanted: Iterable[Future[Any]]) -> None:
         with claiming:
             for call in wanted:
                 if call._engine is None and call.state is WAITING:
-                    call._engine = self
-                    call._dependents = []
                     fresh.append(call)
+                    call._dependents = []
+                    call._engine = self
                 elif call._engine is not self:
                     self._meet(call, None)
             for call in fresh:  # grows while it is walked
@@ -148,9 +196,9 @@ class Engine:
                             waiting += self._meet(need, call)
                     elif engine is None and need.state is WAITING:
                         waiting += 1
-                        need._engine = self
-                        need._dependents = [call]
                         fresh.append(need)
+                        need._dependents = [call]
+                        need._engine = self
                     elif need.state is not FINISHED or need.value is RELEASED:
                         waiting += self._meet(need, call)
                     elif not self.elsewhere and isinstance(need.value, Elsewhere):
@@ -158,9 +206,6 @@ class Engine:
                 call._waiting = waiting
                 if not waiting and call.definition.kind is Kind.INPUT:
                     self.inputs.append(call)
-        self.calls += fresh
-        self.left += len(fresh)
-        return fresh
 
     def _meet(self, call: Future[Any], dependent: Future[Any] | None) -> int:
         """Deal with a needed call that is not ours: failed before, released, or in the hands of another run."""
@@ -239,6 +284,8 @@ class Engine:
         while queue and self.error is None:
             call: Future[Any] = queue.pop()
             if call.state is READY:  # else queued twice, after its level rose
+                if self.recall is not None and self.recall.concerns(call) and not self._must_run(call, lane):
+                    continue
                 call.state = RUNNING
                 self.in_hand += 1
                 if self.listener is not None:
@@ -246,6 +293,52 @@ class Engine:
                     self.listener(Note("started", call, call.began - self.began, 0))
                 return call
         return None
+
+    def _must_run(self, call: Future[Any], lane: Lane) -> bool:
+        """Look a call up; return whether it has to run, and may in this lane.
+
+        The lock is let go meanwhile: arguments may be large, and so may be the files that they name.
+        """
+        assert self.recall is not None
+        call.state = RUNNING
+        self.in_hand += 1
+        error = None
+        self.lock.release()
+        try:
+            known = self.recall.look(call)
+        except Exception as refused:  # what has no key
+            known, error = MISSING, refused
+        finally:
+            self.lock.acquire()
+        self.in_hand -= 1
+        if call.state is not RUNNING or call._engine is not self:
+            return False  # cancelled, or the run is over
+        if error is not None:
+            self.fail(call, error)
+        elif type(known) is Future:
+            self._share(call, known)
+        elif known is not MISSING:
+            call.began, call.worker = perf_counter(), -1
+            self.finish(call, known, recalled=True)
+        else:
+            call.state = READY
+            if self._lane_of(call.definition) is lane:
+                return True
+            self._push(call)
+        return False
+
+    def _share(self, call: Future[Any], other: Future[Any]) -> None:
+        """Let a call have the value of an equal one; if that has not settled, it is looked up again when it has."""
+        if other.state is FINISHED:
+            call.began, call.worker = perf_counter(), -1
+            self.finish(call, other.value, recalled=True)
+        elif other.state in SETTLED:
+            self.fail(call, why_unusable(other), root=other)
+        else:
+            call.state = WAITING
+            call.dependencies = (*call.dependencies, other)
+            call._waiting = 1
+            other._dependents.append(call)
 
     def is_stuck(self) -> bool:
         """Whether nothing runs and nothing is ready, although calls are left: they wait for each other."""
@@ -267,7 +360,9 @@ class Engine:
     def _push(self, call: Future[Any]) -> None:
         definition = call.definition
         lane = self.home
-        if definition.where is not None or self.apart:
+        if self.recall is not None and self.recall.concerns(call):
+            lane = self.driver
+        elif definition.where is not None or self.apart:
             lane = self._lane_of(definition)
         lane.queue.push(call, definition.priority, call._level, call.depth, call.number)
         if lane.idle:
@@ -296,7 +391,7 @@ class Engine:
         self.in_hand -= 1
         if call.state is not RUNNING or call._engine is not self:
             return  # cancelled, or the run is over: nobody waits for it any more
-        if made or isinstance(value, Future) or (type(value) in _CONTAINERS and _captures(call.definition)):
+        if expands(call, value, made):
             self.expand(call, value, made)
         else:
             self.finish(call, value, ended)
@@ -314,14 +409,16 @@ class Engine:
             if inner.expansion is not None:
                 pending.extend([own for own in inner.expansion.calls if own.caller is inner])
 
-    def finish(self, call: Future[Any], value: Any, ended: float | None = None) -> None:
-        """Give a call its value and count down what waited for it."""
+    def finish(self, call: Future[Any], value: Any, ended: float | None = None, *, recalled: bool = False) -> None:
+        """Give a call its value, which may be recalled from a run before, and count down what waited for it."""
         outputs = call.definition.outputs
-        if outputs is not None:
+        if outputs is not None and not recalled:
             wrong = _wrong_outputs(call, fetched(value), outputs)
             if wrong is not None:
                 self.fail(call, wrong)
                 return
+        if recalled:
+            self.recalled.add(call.number)
         call.value = value
         call.ended = perf_counter() if ended is None else ended
         call.state = FINISHED
@@ -341,7 +438,8 @@ class Engine:
         if self.failures:
             call._waiting = sum(1 for dependent in dependents if dependent.state not in SETTLED)
         if self.listener is not None:
-            self.listener(Note("finished", call, call.ended - self.began, call.ended - call.began))
+            what: What = "recalled" if recalled else "finished"
+            self.listener(Note(what, call, call.ended - self.began, call.ended - call.began))
         for dependent in dependents:
             dependent._waiting -= 1
             if not dependent._waiting:
@@ -405,7 +503,7 @@ class Engine:
 
     def _join(self, fresh: list[Future[Any]], *callers: Future[Any]) -> None:
         try:
-            rank(fresh)
+            rank(fresh, self.costs)
             raised = raise_levels([*callers, *fresh], self)
         except CycleError as error:
             self.stop(error)
@@ -474,6 +572,8 @@ class Engine:
         template = None
         if call.args == ():  # a component: it has not run
             call.began, call.worker = perf_counter(), 0
+        elif self.recall is not None:
+            value = self.recall.keep(call, value, perf_counter() - call.began)
         if self._completing is not None:
             self._completing.append((call, value))
             return
@@ -527,6 +627,12 @@ class Engine:
 
     def raised(self, call: Future[Any], error: BaseException, began: float, worker: int) -> None:
         """Take an exception of a body: run the call again where its node allows for it, else let it fail."""
+        if isinstance(error, DamagedEntry) and self.recall is not None and call.state is RUNNING:
+            # A value that was found cannot be read: the run looks again what there is.
+            self.in_hand -= 1
+            call.state = WAITING
+            self.stop(error)
+            return
         attempt = self.attempts.get(call, 1)
         if attempt > call.definition.retries or not isinstance(error, Exception):
             self.gave_up(call, error, began, worker)
@@ -559,6 +665,8 @@ class Engine:
         cause = self._causes.pop(id(error), None)
         if root is None and cause is None:
             blame(call, error, self.attempts.get(call, 1))
+            if self.recall is not None:
+                self.recall.failed(call, error)
             self._note("failed", call, text_of(error))
         given, root = root, call if root is None else root
         visited: list[int] = []
@@ -647,6 +755,13 @@ class Engine:
 
     def close(self) -> None:
         """Give back the calls of this run: those that have not settled may be run again by another."""
+        try:
+            self._close()
+        except BaseException:  # a signal handler raised: all of it is done all the same
+            self._close()
+            raise
+
+    def _close(self) -> None:
         with self.lock:
             # Whoever still works for it finds nothing to do any more, and what it brings is not looked at.
             self.closed = True
@@ -683,6 +798,11 @@ _NOBODY: Any = ()
 _CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
 
 
+def expands(call: Future[Any], value: Any, made: list[Future[Any]]) -> bool:
+    """Whether what came out of a body is not yet its value: it made calls, or returned a future."""
+    return bool(made) or isinstance(value, Future) or (type(value) in _CONTAINERS and captures(call.definition))
+
+
 def in_driver(definition: Definition) -> bool:
     """Whether a body runs in the driver although the workers are elsewhere: because all it does is record calls."""
     if definition.kind is not Kind.LEAF:
@@ -692,7 +812,7 @@ def in_driver(definition: Definition) -> bool:
     return definition.calls_nodes
 
 
-def _captures(definition: Definition) -> bool:
+def captures(definition: Definition) -> bool:
     """Whether a body that made no call can have futures to return all the same: from its closure or globals."""
     if definition.captures is None:
         definition.captures = bool(captured_futures(definition.function))

@@ -21,6 +21,11 @@
     ├── PayloadError (TypeError)            an argument or a result that cannot be pickled; names the part
     ├── CancelledError                      the run, or the future, was cancelled
     ├── ReleasedError (LookupError)         a value that nobody held and that was let go
+    ├── UnhashableArgumentError (TypeError) a value that has no key; names its path, and the way out
+    ├── StoreError                          a store that cannot be used, or read
+    │   ├── StoreUntrusted                  somebody else could have written to it
+    │   ├── DamagedEntry                    what lies in it is not what was put there
+    │   └── UnknownRun (LookupError)        no run of that id
     ├── DrawError (RuntimeError)            a picture that cannot be made here; says every way out
     └── MissingExtra (ImportError)          an optional library is missing; names the command that installs it
 
@@ -220,6 +225,46 @@ class ReleasedError(TinygraphError, LookupError):
     """The value was let go when its last consumer had it, because nobody else held the future.
 
     >>> issubclass(ReleasedError, LookupError)
+    True
+    """
+
+
+class UnhashableArgumentError(TinygraphError, TypeError):
+    """A value has no key, because nothing says what it means: names where it is, and the way out.
+
+    >>> issubclass(UnhashableArgumentError, TypeError)
+    True
+    """
+
+
+class StoreError(TinygraphError):
+    """A store cannot be used, or what it should have is not there.
+
+    >>> issubclass(StoreUntrusted, StoreError)
+    True
+    """
+
+
+class StoreUntrusted(StoreError):
+    """Somebody else owns a store, or could have written to it: nothing in it is read.
+
+    >>> issubclass(StoreUntrusted, StoreError)
+    True
+    """
+
+
+class DamagedEntry(StoreError):
+    """What lies in a store is not what was put there; it was never decoded.
+
+    >>> issubclass(DamagedEntry, StoreError)
+    True
+    """
+
+
+class UnknownRun(StoreError, LookupError):
+    """A store has no run of that id.
+
+    >>> issubclass(UnknownRun, LookupError)
     True
     """
 

@@ -64,6 +64,17 @@ class Finished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Recalled(Event):
+    """A call has the value that an equal call had before: it did not run.
+
+    >>> Recalled(name="load", number=3, at=0.01, seconds=1e-05).name
+    'load'
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Retried(Event):
     """A call raised and will be tried again.
 

@@ -223,6 +223,20 @@ class Future(Generic[R]):
 
         return cast(R, run(self, inputs=inputs, **options).value)
 
+    def why(self, *, store: Any = None, inputs: dict[str, Any] | None = None) -> str:
+        """Return why this call would run, or ``"hit"`` where a store has its value; nothing runs for it.
+
+        >>> import tempfile
+        >>> from tinygraph import Node
+        >>> Node(abs)(-3).why(store=tempfile.mkdtemp())
+        'never ran'
+
+        ``store``: that of `options()`, if none is given. ``inputs``: as a run takes them.
+        """
+        from tinygraph.store.explain import why
+
+        return why(self, store, inputs)
+
     def after(self, *others: Future[Any]) -> Future[R]:
         """Run this call after the others, although it does not use their values; return this call.
 

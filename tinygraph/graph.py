@@ -149,6 +149,21 @@ class Graph:
 
         return run(self, **options)
 
+    def explain(self, *, store: Any = None, inputs: dict[str, Any] | None = None) -> str:
+        """Return, a line a call, what a run would find in a store and why the rest would run; nothing runs for it.
+
+        >>> import tempfile
+        >>> from tinygraph import Node
+        >>> print(Node(abs)(-3).graph.explain(store=tempfile.mkdtemp()))
+        1 call: 1 would run
+        run      abs  never ran
+
+        ``store``: that of `options()`, if none is given. ``inputs``: as a run takes them.
+        """
+        from tinygraph.store.explain import explain
+
+        return explain(self, store, inputs)
+
     def draw(self, path: Any, **options: Any) -> Any:
         """Draw the graph; the suffix of the path says how: .png .svg .pdf .dot .mmd .html .json
 

@@ -9,17 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 from tinygraph.blame import unfinished_cycle
+from tinygraph.definition import Definition
 from tinygraph.future import SETTLED, Future
 
 
-def rank(fresh: list[Future[Any]]) -> None:
-    """Give calls that are new to a run their levels; raises :class:`CycleError` when they wait for each other."""
+def rank(fresh: list[Future[Any]], costs: dict[Definition, float]) -> None:
+    """Give calls that are new to a run their levels; raises :class:`CycleError` when they wait for each other.
+
+    ``costs``: what calls are known to take, in seconds, where that is more than their nodes say.
+    """
     in_order = sorted(fresh, key=_number)
     # Numbers are an order of needs before dependents, except where `after` or a component says otherwise.
     if any(call.expansion is not None or (call.dependencies and _is_backward(call)) for call in in_order):
         in_order = _topological(in_order)
     for call in reversed(in_order):
-        call._level = _level_of(call)
+        call._level = _level_of(call, costs)
 
 
 def raise_levels(changed: list[Future[Any]], engine: Any) -> list[Future[Any]]:
@@ -40,20 +44,23 @@ def raise_levels(changed: list[Future[Any]], engine: Any) -> list[Future[Any]]:
                 pending.append(need)
     raised = []
     for call in reversed(_topological(list(upstream))) if upstream else ():
-        level = _level_of(call)
+        level = _level_of(call, engine.costs)
         if level > call._level:
             call._level = level
             raised.append(call)
     return raised
 
 
-def _level_of(call: Future[Any]) -> float:
+def _level_of(call: Future[Any], costs: dict[Definition, float]) -> float:
     level = 0.0
     for dependent in call._dependents:
         if dependent._level > level:
             level = dependent._level
     # A body that has made its calls costs nothing itself any more.
-    return level if call.expansion is not None else level + call.definition.expected
+    if call.expansion is not None:
+        return level
+    definition = call.definition
+    return level + (costs[definition] if costs else definition.expected)
 
 
 def _number(call: Future[Any]) -> int:

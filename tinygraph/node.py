@@ -53,7 +53,12 @@ class Node(Definition, Generic[P, R]):
     - ``memory``: how much more memory its body may take, in a worker process on Linux, in bytes or as a text such as
       ``"500MB"`` or ``"2GiB"``: more raises MemoryError;
     - ``isolate``: a fresh worker process for each call of it;
-    - ``check``: whether arguments are checked against annotations.
+    - ``check``: whether arguments are checked against annotations;
+    - ``cache``: True makes calls with equal arguments one call, and keeps the value where the run has a store; ``"run"``
+      does the first only, and False neither (else: kept where there is a store);
+    - ``version``: a text or a number that is part of the key under which values are kept: change it to have them
+      computed anew;
+    - ``key``: a function of the arguments that returns what stands for them in that key.
 
     A class is called twice: ``Scale(3)`` records its construction, ``Scale(3)(4)`` a call of its ``__call__``,
     ``process`` or ``apply``. Some type checkers, mypy for one, do not see what decorates a class and take ``Scale(3)``

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-What = Literal["started", "expanded", "finished", "printed", "retried", "failed", "skipped"]
+What = Literal["started", "expanded", "finished", "recalled", "printed", "retried", "failed", "skipped"]
 
 if TYPE_CHECKING:
 
@@ -31,6 +31,7 @@ class Note(NamedTuple):
     started     the number of the worker
     expanded    how many calls the body made
     finished    seconds that it took
+    recalled    seconds that it took to look up
     printed     a line, and the stream that it is on
     retried     the attempt that raised, and what
     failed      what it raised, as text

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack
 
 from tinygraph.errors import OptionError
@@ -14,6 +15,7 @@ from tinygraph.settings import Option, accepted, seconds, whole
 
 if TYPE_CHECKING:
     from tinygraph.events import Event
+    from tinygraph.store import Store
 
     class Submits(Protocol):
         """Any `concurrent.futures.Executor`, and what looks like one."""
@@ -52,6 +54,8 @@ class RunOptions(TypedDict, total=False):
     progress: bool | Callable[[Event], Any]
     seed: int | None
     max_depth: int
+    store: str | PathLike[str] | Store | None
+    refresh: str | Iterable[str]
 
 
 def _executor(name: str, value: Any) -> Any:
@@ -77,6 +81,21 @@ def _progress(name: str, value: Any) -> Any:
     return value
 
 
+def _store(name: str, value: Any) -> Any:
+    if isinstance(value, str | PathLike) and os.fspath(value):
+        return value
+    if not callable(getattr(value, "in_use", None)):
+        raise OptionError(f"{name} must be a path or a Store, not {value!r}")
+    return value
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (None,)
+    if not all(isinstance(one, str) for one in names):
+        raise OptionError(f"{name} must be the name of a node, or a list of names, not {value!r}")
+    return names
+
+
 def _truth(text: str) -> bool:
     return {"1": True, "true": True, "0": False, "false": False}[text.lower()]
 
@@ -90,6 +109,8 @@ OPTIONS = {
     "progress": Option(_progress, False, _truth),
     "seed": Option(whole, None, int),
     "max_depth": Option(partial(whole, least=1), DEFAULT_MAX_DEPTH, int),
+    "store": Option(_store),
+    "refresh": Option(_names, (), lambda text: tuple(text.split(","))),
 }
 _DEFAULTS = {name: option.default for name, option in OPTIONS.items()}
 
@@ -106,7 +127,7 @@ def options(**values: Unpack[RunOptions]) -> Iterator[None]:
     3
 
     Arguments are those of :func:`tinygraph.run`: ``executor``, ``workers``, ``on_error``, ``timeout`` (seconds),
-    ``progress``, ``seed``, ``max_depth``. The environment variables ``TINYGRAPH_EXECUTOR``, ``TINYGRAPH_WORKERS`` and
+    ``progress``, ``seed``, ``max_depth``, ``store``, ``refresh``. The environment variables ``TINYGRAPH_EXECUTOR``, ``TINYGRAPH_WORKERS`` and
     so on set the same defaults from outside.
 
     Raises :class:`OptionError` for an unknown name or a value that it cannot take.
@@ -128,12 +149,13 @@ def effective(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _PREFIX = "TINYGRAPH_"
+_ELSEWHERE = ("TINYGRAPH_STORE_KEY",)  # read by those whom it concerns
 
 
 def _environment() -> dict[str, Any]:
     found = {}
     for variable, text in os.environ.items():
-        if not variable.startswith(_PREFIX):
+        if not variable.startswith(_PREFIX) or variable in _ELSEWHERE:
             continue
         name = variable.removeprefix(_PREFIX).lower()
         option = OPTIONS.get(name)

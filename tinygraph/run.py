@@ -8,8 +8,9 @@ from contextvars import copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack, cast
 
+from tinygraph.definition import Definition
 from tinygraph.engine import RELEASED, Engine, why_unusable
-from tinygraph.errors import CancelledError, NestedResolveError, NodeTimeout, RecordError
+from tinygraph.errors import CancelledError, DamagedEntry, NestedResolveError, NodeTimeout, RecordError
 from tinygraph.executors import executor_for
 from tinygraph.executors.bodies import Recipe
 from tinygraph.executors.interrupt import Interruptible
@@ -21,6 +22,7 @@ from tinygraph.options import RunOptions, effective
 
 if TYPE_CHECKING:
     from tinygraph.events import Event
+    from tinygraph.store.session import Session
 
 
 class Failure(NamedTuple):
@@ -49,6 +51,8 @@ class Run:
         self._targets = targets
         self._as_tuple = as_tuple
         self.options = options
+        self.id: str | None = None  # under which a store has the history of this run
+        self._inputs: dict[str, Any] = {}
         self._error: BaseException | None = None
         self._done = threading.Event()
         self._callbacks: list[Callable[[], None]] = []  # to be called, from the run's thread, when it is over
@@ -62,7 +66,14 @@ class Run:
         self.wait()
         if self._error is not None:
             raise self._error
-        values = tuple([_value(target) for target in self._wanted])
+        try:
+            values = tuple([_value(target) for target in self._wanted])
+        except DamagedEntry:  # it was found, and cannot be read: what computes it runs now
+            if self._engine is None or self._engine.recall is None:
+                raise
+            self._engine.recall.restore(self._engine.calls)
+            self._execute(self._inputs)
+            values = tuple([_value(target) for target in self._wanted])
         return values if self._as_tuple else values[0]
 
     @property
@@ -126,6 +137,7 @@ class Run:
                 engine.lock.release()
 
     def _start(self, inputs: dict[str, Any], *, block: bool) -> None:
+        self._inputs = inputs
         if all(future.state in SETTLED for future in self._targets) and not inputs:
             self._finish()
         elif block:
@@ -158,31 +170,55 @@ class Run:
         return 0 if self._engine is None else len(self._engine.calls)
 
     def _drive(self, inputs: dict[str, Any]) -> None:
+        """Run the targets, with what the run is to remember at hand."""
+        store = self.options["store"]
+        if store is None and not Definition.any_shared:
+            self._drive_with(None, inputs)
+            return
+        from tinygraph.store.session import session
+
+        with session(store, self.options) as memory:
+            self.id = memory.id
+            while True:
+                try:
+                    self._drive_with(memory, inputs)
+                    return
+                except DamagedEntry:
+                    if not memory.look_again(self._engine):
+                        raise
+
+    def _drive_with(self, memory: Session | None, inputs: dict[str, Any]) -> None:
         executor = executor_for(self.options["executor"], self.options["workers"])
         deadline = None if self.options["timeout"] is None else monotonic() + self.options["timeout"]
-        engine = self._engine = Engine(self._targets, self.options, home=executor.home, lanes=executor.lanes)
         listener, close = _listener(self.options["progress"], self._known)
-        engine.listener = listener
-        try:
+
+        def engine_for(targets: tuple[Future[Any], ...]) -> Engine:
+            engine = self._engine = Engine(targets, self.options, home=executor.home, lanes=executor.lanes)
+            engine.listener = listener
+            if memory is not None:
+                memory.join(engine)
             engine.start()
-            if engine.inputs or inputs:
-                engine.close()
-                self._wanted = bound(self._targets, inputs)
-                engine = self._engine = Engine(self._wanted, self.options, home=executor.home, lanes=executor.lanes)
-                engine.listener = listener
-                engine.start()
-            if self._cancelled:
-                raise CancelledError("the run was cancelled")
-            if not engine.over.is_set():
-                with Interruptible(engine):
+            return engine
+
+        with Interruptible(lambda: self._engine):
+            try:
+                engine = engine_for(self._targets)
+                if engine.inputs or inputs:
+                    engine.close()
+                    self._wanted = bound(self._targets, inputs)
+                    engine = engine_for(self._wanted)
+                if self._cancelled:
+                    raise CancelledError("the run was cancelled")
+                if not engine.over.is_set():
                     executor.drive(engine, deadline)
-            if not engine.over.is_set():
-                raise NodeTimeout(f"the run was not over after {self.options['timeout']:g} s")
-        finally:
-            engine.close()
-            close()
-        if engine.error is not None:
-            raise engine.error
+                if not engine.over.is_set():
+                    raise NodeTimeout(f"the run was not over after {self.options['timeout']:g} s")
+            finally:
+                if self._engine is not None:
+                    self._engine.close()
+                close()
+            if engine.error is not None:
+                raise engine.error
 
 
 async def awaited(future: Future[Any]) -> Any:
@@ -230,6 +266,9 @@ def run(
     - ``seed``: a whole number from which ``random`` and ``numpy.random`` are seeded for each call;
     - ``progress``: a function that is called with each :class:`Event`, or True for a line on standard error;
     - ``max_depth``: how deep calls may nest;
+    - ``store``: a folder, a path that ends in ``.json``, or a :class:`Store`: where values are kept. What was computed
+      before, with the same code and the same arguments, is not computed again;
+    - ``refresh``: the name of a node, or several, that are to run whatever was kept;
     - ``block``: False returns at once; the run goes on in a thread.
 
     What is not given comes from :func:`options`, else from the environment, else it is the default. Raises

@@ -13,7 +13,7 @@ from typing import Any
 from tinygraph.capture import Nested
 from tinygraph.checks import check_arguments, parameters_of, surely_fit
 from tinygraph.definition import Definition, Kind
-from tinygraph.engine import Engine
+from tinygraph.engine import Engine, expands
 from tinygraph.errors import NodeExit, NodeTimeout
 from tinygraph.future import Elsewhere, Future, Recorder, recording
 from tinygraph.seeds import Source, restore, source, sow, states
@@ -105,15 +105,18 @@ class Bodies:
             engine.raised(call, error, began, self.worker)
             return
         recorder.caller = None
+        made, ended = recorder.calls, None
+        if engine.recall is not None and recorder.error is None and not expands(call, value, made):
+            ended = perf_counter()
+            value = engine.recall.keep(call, value, ended - began)
         engine.lock.acquire()
-        made = recorder.calls
         if made or recorder.error is not None:
             recorder.calls = []
             swallowed, recorder.error = recorder.error, None
             if swallowed is not None:
                 engine.raised(call, swallowed, began, self.worker)
                 return
-        engine.settle(call, value, made, began, self.worker)
+        engine.settle(call, value, made, began, self.worker, ended)
 
     @property
     def _on_threads(self) -> bool:

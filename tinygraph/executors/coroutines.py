@@ -7,7 +7,7 @@ from contextvars import copy_context
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from tinygraph.engine import Engine, why_unusable
+from tinygraph.engine import Engine, expands, why_unusable
 from tinygraph.executors.bodies import Bodies, exit_of, too_slow
 from tinygraph.future import FINISHED, SETTLED, Future, Recorder, recording
 from tinygraph.seeds import Source, source
@@ -110,8 +110,11 @@ class Coroutines:
                     engine.raised(call, error, began, 0)
         else:
             recorder.caller = recorder.demand = None  # hold nothing while the engine looks who still holds what
+            ended = perf_counter()
+            if engine.recall is not None and not expands(call, value, recorder.calls):
+                value = engine.recall.keep(call, value, ended - began)
             with engine.lock:
-                engine.settle(call, value, recorder.calls, began, 0)
+                engine.settle(call, value, recorder.calls, began, 0, ended)
         call = value = None  # type: ignore[assignment]
         engine.driver.wake.put(None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -13,7 +14,9 @@ from tinygraph.executors.bodies import Bodies
 
 
 class Interruptible:
-    """While a run is driven in the main thread: Ctrl-C stops the run, and is raised only where that harms nothing.
+    """From before a run begins to after it has ended, in the main thread: Ctrl-C stops the run.
+
+    It is raised only where that harms nothing.
 
     A `KeyboardInterrupt` can come between any two steps of the interpreter. In the body of a node it belongs there, for
     nothing else gets the body to end. Between the entries of the engine's books it would leave half of them, or a lock
@@ -23,9 +26,10 @@ class Interruptible:
     A handler of the user's own is left in place.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Callable[[], Engine | None]) -> None:
+        self._engine = engine  # the one that runs now: there is none at first, and another once inputs are filled
         self._before: Any = None
+        self._struck = False
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -34,14 +38,16 @@ class Interruptible:
                 self._before = before
                 signal.signal(signal.SIGINT, self._interrupt)
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+        if self._struck and kind is None:  # when the run was over, or had no engine yet
+            raise KeyboardInterrupt
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        engine = self._engine
-        again = isinstance(engine.error, KeyboardInterrupt)
-        engine.stop(KeyboardInterrupt())
+        engine, again, self._struck = self._engine(), self._struck, True
+        if engine is not None:
+            engine.stop(KeyboardInterrupt())
         if again or _in_body(frame):
             raise KeyboardInterrupt
 

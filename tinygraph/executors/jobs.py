@@ -10,11 +10,12 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from tinygraph.definition import Kind
-from tinygraph.engine import Engine
+from tinygraph.engine import Engine, expands
 from tinygraph.errors import WorkerLost
 from tinygraph.executors.bodies import Bodies, arguments_of, too_slow
 from tinygraph.executors.coroutines import Coroutines
 from tinygraph.executors.envelope import Outcome, decode, encode, perform, perform_here
+from tinygraph.executors.local import LOOK_UP
 from tinygraph.future import Future, State, fetched
 from tinygraph.portable import spare_scripts
 
@@ -51,10 +52,12 @@ class Jobs:
                         if engine.is_stuck():
                             engine.refuse_cycle()
                             break
+                    left = LOOK_UP if deadline is None else deadline - monotonic()
                     try:
-                        engine.driver.wake.get(timeout=None if deadline is None else max(0.0, deadline - monotonic()))
+                        engine.driver.wake.get(timeout=max(0.0, min(left, LOOK_UP)))
                     except Empty:
-                        break
+                        if left <= LOOK_UP and deadline is not None:
+                            break
             finally:
                 for job in self._jobs.values():
                     job.cancel()
@@ -140,4 +143,7 @@ class Jobs:
                 engine.raised(call, outcome.error, began, outcome.worker)
             else:
                 engine.adopt(call, outcome.made)
-                engine.settle(call, outcome.value, outcome.made, began, outcome.worker, began + outcome.seconds)
+                value = outcome.value
+                if engine.recall is not None and not expands(call, value, outcome.made):
+                    value = engine.recall.keep(call, value, outcome.seconds)
+                engine.settle(call, value, outcome.made, began, outcome.worker, began + outcome.seconds)

@@ -14,6 +14,9 @@ from tinygraph.executors.bodies import Bodies, too_slow
 from tinygraph.executors.coroutines import Coroutines
 from tinygraph.future import Future, State
 
+# Seconds that a thread waits at once: while it waits, a signal that came just before is not heard.
+LOOK_UP = 0.5
+
 _COROUTINE = Kind.COROUTINE  # looked up at every call, and an enum's attribute is slow
 
 
@@ -112,11 +115,12 @@ def _wait(engine: Engine, lane: Lane, deadline: float | None) -> bool:
         return False
     lane.idle += 1
     engine.lock.release()
+    left = LOOK_UP if deadline is None else deadline - monotonic()
     try:
-        lane.wake.get(timeout=None if deadline is None else max(0.0, deadline - monotonic()))
+        lane.wake.get(timeout=max(0.0, min(left, LOOK_UP)))
         return True
     except Empty:
-        return False
+        return left > LOOK_UP or deadline is None
     finally:
         engine.lock.acquire()
         lane.idle -= 1

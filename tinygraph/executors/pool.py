@@ -13,7 +13,7 @@ from tinygraph.errors import WorkerLost
 from tinygraph.executors.machine import Machine
 from tinygraph.executors.output import Outlet
 from tinygraph.executors.segments import Segments
-from tinygraph.executors.supervisor import Supervisor
+from tinygraph.executors.supervisor import Supervisor, tell
 
 
 class Pool:
@@ -49,13 +49,15 @@ class Pool:
             supervisor = self._supervisor
             # A run that is under way keeps the workers that it asked for.
             supervisor.workers = max(workers, supervisor.workers) if supervisor.busy else workers
-            supervisor.enter(engine, outlet, ambient)
+            try:
+                supervisor.enter(engine, outlet, ambient)
+            except BaseException as error:
+                tell(engine, engine.stop, error)
 
         self._order(enter)
         # Looked at after ordering, as the thread says so before it reads its last orders: one of the two sees it.
         if self._closing:
-            with engine.lock:
-                engine.stop(WorkerLost("the pool of worker processes was shut down"))
+            tell(engine, engine.stop, WorkerLost("the pool of worker processes was shut down"))
 
     def close(self, engine: Engine) -> None:
         """Stop serving a run, and stop what it still has running; returns when that is done and objects are closed."""

@@ -28,9 +28,6 @@ import io
 import itertools
 import mmap
 import os
-import re
-import stat
-import sys
 import threading
 import weakref
 from collections import OrderedDict, deque
@@ -39,6 +36,22 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from tinygraph.errors import ReleasedError
+from tinygraph.executors.folders import (
+    FREE,
+    OPEN,
+    SHARED_MEMORY,
+    drop,
+    is_at,
+    is_scarce,
+    locked,
+    own_folder,
+    remove_folder,
+    room_in,
+    sweep,
+    unlock,
+    usual_roots,
+)
+from tinygraph.executors.handover import Handover, Mapping
 
 # What stays allocated though nobody needs it, so that the next value finds warm memory.
 _FREE_BYTES = 512 << 20
@@ -47,45 +60,6 @@ _KEPT_FILES = 4  # of those that this process wrote: they stay open, and mapped 
 
 _PIECE = 1 << 30  # bytes a system call is given: Linux takes 2 GiB less a page, macOS refuses more than 2 GiB
 _SLICE = 1 << 25  # bytes copied before other threads get their turn
-_SHARED_MEMORY = "/dev/shm"
-_FREE = "free"
-_OPEN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-
-if sys.platform == "win32":
-
-    def _locked(fd: int, *, alone: bool, wait: bool = False) -> bool:
-        return False
-
-    def _unlock(fd: int) -> None:
-        pass
-
-    def _is_scarce(fd: int) -> bool:
-        return False
-
-    def _user() -> int:
-        return 0
-
-else:
-    import fcntl
-    import resource
-
-    def _locked(fd: int, *, alone: bool, wait: bool = False) -> bool:
-        """Take the lock of an open file, alone or shared, and say whether that went well."""
-        try:
-            fcntl.flock(fd, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
-        except OSError:  # taken, or a file system without locks
-            return False
-        return True
-
-    def _unlock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_UN)
-
-    def _is_scarce(fd: int) -> bool:
-        """Say whether few file numbers are left. A new file gets the lowest free number, so that it tells."""
-        return fd > resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
-
-    def _user() -> int:
-        return os.getuid()
 
 
 class SegmentRef(NamedTuple):
@@ -148,8 +122,9 @@ class Segments:
         self._counts: dict[str, int] = {}
         self._free: OrderedDict[str, int] = OrderedDict()  # as far as the owner knows: a worker may have taken some
         self._kept: OrderedDict[str, _Open] = OrderedDict()
+        self.handover: Handover | None = None  # what a worker just returned and may give to its next task
         # Storing into a mapped file is safe where its pages stay allocated. File systems that copy on write do not.
-        self._maps = bool(self.folders) and os.path.dirname(self.folders[0]) == _SHARED_MEMORY
+        self._maps = bool(self.folders) and os.path.dirname(self.folders[0]) == SHARED_MEMORY
         self._finalizer = weakref.finalize(
             self, _leave, self._pid, self._kept, list(locks), self.folders if owner else ()
         )
@@ -158,8 +133,8 @@ class Segments:
     def create(cls, roots: Iterable[str] | None = None) -> Segments:
         """Make the folders of a new pool: in shared memory, and among temporary files for what has no room there."""
         folders, locks = [], []
-        for root in _roots() if roots is None else roots:
-            made = _own_folder(root)
+        for root in usual_roots() if roots is None else roots:
+            made = own_folder(root)
             if made is not None:
                 folders.append(made[0])
                 locks.append(made[1])
@@ -178,17 +153,7 @@ class Segments:
     @staticmethod
     def sweep(roots: Iterable[str] | None = None) -> list[str]:
         """Remove the folders that this user's dead programs left behind, and return their paths."""
-        removed = []
-        mine = re.compile(rf"tinygraph-{_user()}-\d+-[0-9a-f]+")
-        for root in _roots() if roots is None else roots:
-            try:
-                names = os.listdir(root)
-            except OSError:
-                continue
-            for name in filter(mine.fullmatch, names):
-                if _sweep(os.path.join(root, name)):
-                    removed.append(os.path.join(root, name))
-        return removed
+        return sweep(usual_roots() if roots is None else roots)
 
     def close(self) -> None:
         """Remove the folders if they are this process's own, else leave them. What is mapped stays valid."""
@@ -226,7 +191,7 @@ class Segments:
             with self._alone():
                 lost = [name for name in names if f".{pid}-" in name and name not in self._counts]
             for name in lost:
-                _drop(os.path.join(folder, name))
+                drop(os.path.join(folder, name))
 
     def trim(self) -> None:
         """Give back the memory that waits to be filled again."""
@@ -236,7 +201,7 @@ class Segments:
             if self.is_owner:
                 self._free.clear()
                 for stem in self._free_stems():
-                    _drop(os.path.join(self.folders[0], _FREE, stem))
+                    drop(os.path.join(self.folders[0], FREE, stem))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -262,23 +227,23 @@ class Segments:
         stem, path = _stem(ref.name), self._path(ref)
         capacity = _capacity(stem)
         if ref.folder != 0 or capacity > _FREE_BYTES:
-            _drop(path)
+            drop(path)
             return
         try:
-            os.rename(path, os.path.join(self.folders[0], _FREE, stem))
+            os.rename(path, os.path.join(self.folders[0], FREE, stem))
         except OSError:
-            _drop(path)
+            drop(path)
             return
         self._free[stem] = capacity
         while len(self._free) > _FREE_FILES or sum(self._free.values()) > _FREE_BYTES:
             oldest, _ = self._free.popitem(last=False)
-            _drop(os.path.join(self.folders[0], _FREE, oldest))
+            drop(os.path.join(self.folders[0], FREE, oldest))
 
     def _take_back(self, ref: SegmentRef) -> None:
         if self.is_owner:
             self.release_refs(ref)
         elif self.folders:
-            _drop(self._path(ref))
+            drop(self._path(ref))
 
     def count(self, ref: SegmentRef) -> SegmentRef:
         if self.is_owner:
@@ -304,16 +269,16 @@ class Segments:
         ref = SegmentRef(f"{stem}.{self._pid}-{number:x}", size, place)
         path = self._path(ref)
         try:
-            if _room(self.folders[place]) < size:
+            if room_in(self.folders[place]) < size:
                 return None
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | OPEN, 0o600)
         except OSError:
             return None
         try:
             _write_all(fd, view)
         except BaseException as error:
             os.close(fd)
-            _drop(path)
+            drop(path)
             if isinstance(error, OSError):
                 return None
             raise
@@ -341,10 +306,10 @@ class Segments:
                 _write_all(kept.fd, view)
             else:
                 copy_bytes(view, kept.map)
-            _unlock(kept.fd)
+            unlock(kept.fd)
         except BaseException as error:
             kept.close()
-            _drop(path)
+            drop(path)
             if isinstance(error, (OSError, ValueError)):
                 return None
             raise
@@ -359,15 +324,15 @@ class Segments:
         fitting = [stem for stem in free if size <= _capacity(stem) <= size + (size >> 2)]
         # Those open here first, then the best fit.
         for stem in sorted(fitting, key=lambda stem: (stem not in self._kept, _capacity(stem), stem)):
-            path = os.path.join(self.folders[0], _FREE, stem)
+            path = os.path.join(self.folders[0], FREE, stem)
             with self._alone():  # taken out, so that no other thread of this process finds the same open file
                 known = self._kept.pop(stem, None)
             try:
-                kept = known or _Open(os.open(path, os.O_RDWR | _OPEN), None)
+                kept = known or _Open(os.open(path, os.O_RDWR | OPEN), None)
             except OSError:
                 continue
             name = f"{stem}.{self._pid}-{next(self._numbers):x}"
-            if not _locked(kept.fd, alone=True):  # somebody has it mapped still
+            if not locked(kept.fd, alone=True):  # somebody has it mapped still
                 if known is None:
                     kept.close()
                 else:
@@ -383,7 +348,7 @@ class Segments:
 
     def _free_stems(self) -> list[str]:
         try:
-            return os.listdir(os.path.join(self.folders[0], _FREE))
+            return os.listdir(os.path.join(self.folders[0], FREE))
         except OSError:
             return []
 
@@ -391,7 +356,7 @@ class Segments:
         with self._alone():
             if stem in self._kept:
                 self._kept.pop(stem).close()
-            if _is_scarce(kept.fd) or _capacity(stem) > _FREE_BYTES or not self.folders:
+            if is_scarce(kept.fd) or _capacity(stem) > _FREE_BYTES or not self.folders:
                 kept.close()
             else:
                 self._kept[stem] = kept
@@ -403,25 +368,30 @@ class Segments:
     # ---- reading
 
     def get(self, ref: SegmentRef) -> memoryview:
-        """Return the content of a segment: mapped copy-on-write, or copied where mapping it would not be safe."""
+        """Return the content of a segment: mapped copy-on-write, or copied where mapping it would not be safe.
+
+        Where this process has just written it from its own memory, which nobody else uses, it is that, once.
+        """
+        if self.handover is not None and (own := self.handover.take(ref.name)) is not None:
+            return own
         path = self._path(ref)
         try:
-            fd = os.open(path, os.O_RDONLY | _OPEN)
+            fd = os.open(path, os.O_RDONLY | OPEN)
         except FileNotFoundError:
             raise was_released(ref) from None
         try:
             # Waiting is short, and almost never: only who drops or refills a segment holds its lock alone.
-            locked = _locked(fd, alone=False, wait=True)
-            if not _is_at(path, fd):
+            is_locked = locked(fd, alone=False, wait=True)
+            if not is_at(path, fd):
                 raise was_released(ref)
             if os.fstat(fd).st_size < ref.size:
                 raise OSError(errno.EIO, "a shared segment is shorter than what was sent", path)
-            if locked and not _is_scarce(fd):
+            if is_locked and not is_scarce(fd):
                 # The mapping duplicates the file number, so that it keeps the lock for as long as it lives. Its pages
                 # come when they are touched: to populate it at once was slower even for who reads all of it, and
                 # as a writable mapping it would have been copied whole.
                 try:
-                    return memoryview(mmap.mmap(fd, ref.size, access=mmap.ACCESS_COPY))
+                    return memoryview(Mapping(fd, ref.size, access=mmap.ACCESS_COPY))
                 except OSError:
                     pass
             return memoryview(_read_all(fd, ref.size))
@@ -435,132 +405,19 @@ class Segments:
             raise was_released(ref) from None
 
 
-def _roots() -> list[str]:
-    import tempfile
-
-    try:
-        return [_SHARED_MEMORY, tempfile.gettempdir()]
-    except FileNotFoundError:  # no temporary folder can be written to
-        return [_SHARED_MEMORY]
-
-
-def _own_folder(root: str) -> tuple[str, int] | None:
-    """Make a folder of our own and return it with its lock, or `None` where that cannot be."""
-    for _ in range(16):
-        path = os.path.join(root, f"tinygraph-{_user()}-{os.getpid()}-{os.urandom(4).hex()}")
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            continue
-        except OSError:
-            return None
-        fd = -1
-        try:
-            os.chmod(path, 0o700)  # whatever the umask
-            os.mkdir(os.path.join(path, _FREE), 0o700)
-            if sys.platform == "win32":
-                return path, fd
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _OPEN)
-            # A sweep may have come in between: it holds the lock, or has removed the folder.
-            if _locked(fd, alone=True) and _is_at(path, fd):
-                return path, fd
-        except OSError:
-            pass
-        if fd >= 0:
-            os.close(fd)
-        _remove(path)
-    return None
-
-
 def _leave(pid: int, kept: OrderedDict[str, _Open], locks: list[int], folders: tuple[str, ...]) -> None:
     """Close what is open and remove the folders; a forked child, which has copies of all this, removes nothing."""
     while kept:
         kept.popitem()[1].close()
     if os.getpid() == pid:
         for folder in folders:
-            _remove(folder)
+            remove_folder(folder)
     for fd in locks:
         if fd >= 0:
             os.close(fd)
 
 
-def _sweep(path: str) -> bool:
-    """Remove a folder if it is ours and its owner is dead, and say so."""
-    if sys.platform == "win32":
-        return False
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _OPEN)
-    except OSError:  # a link, or a file, or gone
-        return False
-    try:
-        if os.fstat(fd).st_uid != _user() or not _locked(fd, alone=True) or not _is_at(path, fd):
-            return False
-        _remove(path)
-        return not os.path.lexists(path)
-    finally:
-        os.close(fd)
-
-
-def _remove(folder: str) -> None:
-    """Remove a folder of segments. Links are removed, not followed; folders that are not ours to make stay."""
-    try:
-        with os.scandir(folder) as entries:
-            found = list(entries)
-    except OSError:
-        return
-    for entry in found:
-        try:
-            if entry.is_dir(follow_symlinks=False):
-                if entry.name == _FREE:
-                    _remove(entry.path)
-            else:
-                os.unlink(entry.path)
-        except OSError:
-            pass
-    try:
-        os.rmdir(folder)
-    except OSError:
-        pass
-
-
 # ---- files
-
-
-def _drop(path: str) -> None:
-    """Delete a segment, and let its memory go at once even if its producer has it open, unless somebody uses it."""
-    try:
-        fd = os.open(path, os.O_RDWR | _OPEN)
-    except OSError:
-        fd = -1
-    try:
-        # Once it is locked it can no longer be claimed: what we see at its path is so until we let go.
-        if fd >= 0 and _locked(fd, alone=True) and _is_at(path, fd):
-            os.truncate(fd, 0)
-        os.unlink(path)
-    except OSError:
-        pass
-    finally:
-        if fd >= 0:
-            os.close(fd)
-
-
-def _is_at(path: str, fd: int) -> bool:
-    """Say whether an open file or folder is still the one at this path."""
-    try:
-        there = os.lstat(path)
-    except OSError:
-        return False
-    here = os.fstat(fd)
-    same = (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
-    return same and (stat.S_ISREG(here.st_mode) or stat.S_ISDIR(here.st_mode))
-
-
-def _room(folder: str) -> int:
-    """Return how many bytes a folder has room for, as far as can be known without trying."""
-    if sys.platform == "win32":
-        return sys.maxsize
-    free = os.statvfs(folder)
-    return free.f_bavail * free.f_frsize if free.f_blocks else sys.maxsize
 
 
 def _write_all(fd: int, view: memoryview) -> None:

@@ -7,6 +7,9 @@ what it had not begun goes back to the ready queue.
 The supervisor takes ready calls from the engines of the runs that are open, sends them out in chunks, and settles what
 comes back. It never waits for one worker: messages are small, and large values cross in files. What it does to
 processes it does through a machine, which a test replaces by a simulated one.
+
+Its thread serves all runs, so nothing that goes wrong may end it. What goes wrong with a run, in the engine or in a
+class of the user's, costs that run (`tell`); what goes wrong with a worker costs that worker.
 """
 
 from __future__ import annotations
@@ -18,30 +21,38 @@ from collections.abc import Callable
 from itertools import count
 from time import perf_counter
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
+from tinygraph.blame import text_of
 from tinygraph.capture import ATOMS
-from tinygraph.definition import Definition
-from tinygraph.engine import Engine
+from tinygraph.engine import Engine, captures, expands
 from tinygraph.errors import PayloadError, WorkerLost
-from tinygraph.executors.ambient import dumps as pickled
 from tinygraph.executors.bodies import arguments_of, here, too_slow
+from tinygraph.executors.catalogue import Catalogue
 from tinygraph.executors.envelope import rebuild_error, why_unpicklable
-from tinygraph.executors.output import LAST_WORDS, Outlet, Said, Whose, write
+from tinygraph.executors.output import Outlet
+from tinygraph.executors.placement import CHUNK, idle, keeper, soon_idle
+from tinygraph.executors.relay import Relay
+from tinygraph.executors.roster import PER_TASK, Hand, Task
 from tinygraph.executors.segments import Parcel, Segments
 from tinygraph.executors.transfer import Kept, Outbox, dumps
-from tinygraph.executors.worker import AMBIENT, EXPANDED, FORGET, PLAIN, RAISED, RELEASE, RELEASED, RUN, SEEDS, SMALL
+from tinygraph.executors.worker import (
+    AMBIENT,
+    EXPANDED,
+    FORGET,
+    KEEP,
+    PARCEL,
+    PLAIN,
+    RAISED,
+    RELEASE,
+    RELEASED,
+    RUN,
+    SEEDS,
+    SMALL,
+    STORED,
+)
 from tinygraph.future import Future, State
 from tinygraph.portable import unpack
 
-# Small tasks travel together: about this much work, in seconds, in one message.
-CHUNK = 0.004
-# What a task costs a worker besides its body, in seconds.
-PER_TASK = 5e-6
-# A worker with less work than this ahead of it, in seconds, is sent the next chunk before it asks,
-AHEAD = 0.002
-# if there are so many ready calls.
-FEW = 16
 # How often a task whose worker died is tried in all.
 ATTEMPTS = 3
 # After so many workers in a row that died without having begun anything, there is no use in starting more.
@@ -54,27 +65,6 @@ GRACE = 0.05
 CLOSING = 30.0
 # Seconds after which it is tried again to start a worker, where that went wrong and others are there.
 RETRY = 1.0
-# What a task is expected to take before any of its kind has ended.
-UNKNOWN = 1.0
-
-
-class Member(Protocol):
-    """A worker, as the machine offers it."""
-
-    number: int
-
-    @property
-    def pid(self) -> int: ...
-    def send(self, message: bytes) -> None: ...
-    def receive(self) -> list[bytes] | None: ...
-    def running(self) -> tuple[int, float]: ...
-    def unsent(self) -> list[bytes]: ...
-    def kill(self) -> None: ...
-    def bury(self) -> int | None: ...
-
-    # What its nodes print and log; a simulated worker need not have these.
-    # def said(self, ended: int = 0) -> list[Said]: ...
-    # def hear(self, wanted: bool) -> None: ...
 
 
 class Machine(Protocol):
@@ -85,77 +75,15 @@ class Machine(Protocol):
     def listen(self, timeout: float | None) -> Any: ...
 
 
-class Known:
-    """What the supervisor knows about a node. It goes with the node, and says so."""
+class Served:
+    """A run that is served, and what is kept for it."""
 
-    __slots__ = ("code", "gone", "number", "run", "seconds")
+    __slots__ = ("ambient", "number", "outbox")
 
-    def __init__(self, gone: deque[int]) -> None:
-        self.gone = gone
-        self.number = 0  # of what is pickled, as workers know it; 0 for none
-        self.code = b""
-        self.run = 0  # the run that needed it last
-        self.seconds: float | None = None  # what a call takes
-
-    def __del__(self) -> None:
-        if self.number:
-            self.gone.append(self.number)
-
-
-class Task:
-    """A call in the hands of a worker."""
-
-    __slots__ = ("call", "engine", "known", "number", "parcel")
-
-    def __init__(self, number: int, call: Future[Any], engine: Engine, known: Known) -> None:
+    def __init__(self, number: int, outbox: Outbox, ambient: bytes) -> None:
         self.number = number
-        self.call = call
-        self.engine = engine
-        self.known = known
-        self.parcel: Parcel | None = None  # its arguments, to be held for as long as a worker may open them
-
-
-class Hand:
-    """A worker with the supervisor's books on it."""
-
-    __slots__ = (
-        "ahead",
-        "alone",
-        "ambient",
-        "closing",
-        "forgets",
-        "holds",
-        "known",
-        "last",
-        "late",
-        "left",
-        "member",
-        "run",
-        "said",
-        "tasks",
-        "used",
-        "voice",
-        "words",
-    )
-
-    def __init__(self, member: Member) -> None:
-        self.member = member
-        self.tasks: dict[int, Task] = {}  # sent and not reported, in order
-        self.ahead = 0.0  # expected seconds of work in them
-        self.alone = False  # its task may have to be killed: nothing is sent after it, to die with it
-        self.ambient = b""  # what surrounds its tasks, as it was sent last
-        self.known: set[int] = set()  # the definitions that it was sent
-        self.forgets: list[int] = []  # those of them that are gone, which it is to be told
-        self.run = 0  # whose tasks it was sent last
-        self.used = False  # whether it was sent any task
-        self.last = False  # it is sent no more, and let go when it has done what it has
-        self.holds: set[int] = set()  # the runs for which it may have made objects
-        self.closing: dict[int, float] = {}  # those that it is to close them for, and until when
-        self.left: float | None = None  # since when nobody waits for the task that it runs
-        self.late = 0  # the task for which it was killed, because that took too long
-        self.said: Callable[..., list[Said]] = getattr(member, "said", _nothing)
-        self.voice: tuple[int, Whose, Engine] | None = None  # the task that said something last
-        self.words = ""  # the last that it said
+        self.outbox = outbox  # what it has written already
+        self.ambient = ambient  # what surrounds its tasks
 
 
 class Supervisor:
@@ -169,13 +97,11 @@ class Supervisor:
         self.machine = machine
         self.segments = segments
         self._hands: dict[Any, Hand] = {}  # by member
-        self._engines: list[Engine] = []
-        self._outboxes: dict[Engine, Outbox] = {}  # what each run has written already
         self._numbers = count(1)
-        self._runs: dict[Engine, int] = {}  # their numbers
+        self._runs: dict[Engine, Served] = {}  # those that are open, in the order of their turns
         self._leaving: dict[int, tuple[set[Any], Callable[[], None]]] = {}  # who has to answer, and whom to tell then
-        self._known: WeakKeyDictionary[Definition, Known] = WeakKeyDictionary()
-        self._gone: deque[int] = deque()  # numbers of definitions; appended to whenever one is collected
+        self._catalogue = Catalogue(self._numbers)
+        self._relay = Relay()
         self._lost: dict[Future[Any], int] = {}  # how many workers died while they had the call
         self._alone: deque[Task] = deque()  # suspects and isolated ones: each for a worker that has nothing else
         self._retry_at = 0.0  # when it is tried again to start a worker
@@ -183,21 +109,16 @@ class Supervisor:
         # Once a worker has died, one more than is needed is kept warm: the next death costs no start.
         self._spare: Hand | None = None
         self._wants_spare = False
-        self._ambients: dict[Engine, bytes] = {}
-        self._outlets: dict[Engine, Outlet] = {}  # where what the tasks of a run say goes
-        self._unheard: list[Hand] = []  # workers that say so much that they have to wait
         self._idle_since = machine.now()
 
     # Runs
 
     def enter(self, engine: Engine, outlet: Outlet | None = None, ambient: bytes = b"") -> None:
         """Begin to serve a run; what its tasks say goes to the outlet, and `ambient` is what surrounds them."""
-        self._engines.append(engine)
-        self._outboxes[engine] = Outbox(self.segments)
-        self._runs[engine] = next(self._numbers)
-        if outlet is not None:
-            self._outlets[engine] = outlet
-        self._ambients[engine] = ambient
+        run = next(self._numbers)
+        self._runs[engine] = Served(run, Outbox(self.segments), ambient)
+        self._catalogue.open(run)
+        self._relay.open(engine, outlet)
 
     def leave(self, engine: Engine, done: Callable[[], None] | None = None) -> None:
         """Stop serving a run, and stop what it still has running.
@@ -206,12 +127,13 @@ class Supervisor:
         with another run.
         """
         done = done or _nobody
-        if engine not in self._outboxes:
+        if engine not in self._runs:
             done()
             return
-        run = self._runs.pop(engine)
-        self._engines.remove(engine)
-        self._outboxes.pop(engine).close()
+        served = self._runs.pop(engine)
+        run = served.number
+        served.outbox.close()
+        self._catalogue.close(run)
         self._idle_since = self.machine.now()
         self._alone = deque(task for task in self._alone if task.engine is not engine)
         self._lost = {call: lost for call, lost in self._lost.items() if call._engine is not engine}
@@ -221,16 +143,15 @@ class Supervisor:
             if mine and hand.ahead > GRACE and len(mine) == len(hand.tasks):
                 self._dismiss(hand)
                 continue
-            if hand.voice is not None and hand.voice[2] is engine:
-                self._hear(hand)
-                hand.voice = None
+            self._relay.leave(hand, engine)
+            if run in hand.closing:  # it is about to be let go
+                awaited.add(hand.member)
             if run in hand.holds:
                 is_free = len(mine) == len(hand.tasks)
                 self._have_closed(hand, run, CLOSING if is_free else float("inf"))
                 if is_free:
                     awaited.add(hand.member)
-        self._outlets.pop(engine, None)
-        del self._ambients[engine]
+        self._relay.close(engine)
         if awaited:
             self._leaving[run] = awaited, done
         else:
@@ -254,9 +175,8 @@ class Supervisor:
 
     def stop(self, error: BaseException) -> None:
         """End every run with an error."""
-        for engine in self._engines:
-            with engine.lock:
-                engine.stop(error)
+        for engine in self._runs:
+            tell(engine, engine.stop, error)
 
     def close(self) -> None:
         """End the workers, whatever may be wrong with one of them."""
@@ -271,7 +191,7 @@ class Supervisor:
     @property
     def busy(self) -> bool:
         """Whether it serves any run."""
-        return bool(self._engines)
+        return bool(self._runs)
 
     @property
     def working(self) -> bool:
@@ -293,35 +213,41 @@ class Supervisor:
     def step(self) -> None:
         """Hand out what is ready, wait for news, and act on it."""
         self._dismiss_surplus()
-        if self._unheard:
-            self._hear_again()
-        if self._gone:
-            self._forget()
-        for engine in self._engines:
+        self._relay.hear_again()
+        self._forget()
+        for engine in self._runs:
             if engine.dropped:  # they woke us; the workers that have them are found by `_deadline`
-                with engine.lock:
-                    engine.dropped.clear()
+                tell(engine, engine.dropped.clear)
         self._feed()
-        if self._wants_spare and self._spare is None and self._engines and len(self._hands) >= self.workers:
+        if self._wants_spare and self._spare is None and self._runs and len(self._hands) >= self.workers:
             self._spare = self._hire()
         for member in self.machine.listen(self._patience()):
             hand = self._hands[member]
-            outcomes = member.receive()
-            self._hear(hand)  # what a task said is heard before it is settled
-            if outcomes is None:
-                self._bury(hand)
-            elif outcomes:
-                self._stillborn = 0
-                self._take_report(hand, outcomes)
-                if hand.last and not hand.tasks and not hand.closing:
-                    self._retire(hand)
+            try:
+                self._attend(hand)
+            except Exception:  # a node wrote into the pipe, or a defect: its end is seen, and its tasks are seen to
+                if member not in self._hands:
+                    raise
+                member.kill()
         self._mind_the_time()
+
+    def _attend(self, hand: Hand) -> None:
+        """See to a worker that has something to say."""
+        outcomes = hand.member.receive()
+        self._relay.hear(hand)  # what a task said is heard before it is settled
+        if outcomes is None:
+            self._bury(hand)
+        elif outcomes:
+            self._stillborn = 0
+            self._take_report(hand, outcomes)
+            if hand.last and not hand.tasks and not hand.closing:
+                self._retire(hand)
 
     def _patience(self) -> float | None:
         """Return the seconds until something must be done without news."""
         now = self.machine.now()
         times = [deadline - now for hand in self._hands.values() if (deadline := self._deadline(hand)) is not None]
-        if not self._engines and self._hands:
+        if not self._runs and self._hands:
             times.append(self._idle_since + IDLE_TIMEOUT - now)
         if self._retry_at > now and self._is_asked_for:
             times.append(self._retry_at - now)
@@ -340,7 +266,7 @@ class Supervisor:
             elif hand.closing and not hand.late and now >= min(hand.closing.values()):
                 hand.late = -1  # for none of its tasks
                 hand.member.kill()
-            elif not self._engines and now >= self._idle_since + IDLE_TIMEOUT:
+            elif not self._runs and now >= self._idle_since + IDLE_TIMEOUT:
                 self._dismiss(hand)
 
     def _deadline(self, hand: Hand) -> float | None:
@@ -364,7 +290,7 @@ class Supervisor:
     def _is_wanted(self, task: Task) -> bool:
         """Whether anybody waits for a task: its run may be over, or it was cancelled."""
         call, engine = task.call, task.engine
-        return call.state is State.RUNNING and call._engine is engine and engine in self._outboxes
+        return call.state is State.RUNNING and call._engine is engine and engine in self._runs
 
     # Handing out
 
@@ -380,24 +306,15 @@ class Supervisor:
         """Whether anything is to be sent to a worker."""
         if self._alone:
             return True
-        return any(engine.lanes["process"].queue and engine.error is None for engine in self._engines)
+        return any(engine.lanes["process"].queue and engine.error is None for engine in self._runs)
 
     def _roomiest(self) -> Hand | None:
         """Return the worker that should be sent something: an idle one, a new one, one that soon will be idle."""
-        best: Hand | None = None
-        for hand in self._hands.values():
-            if hand is self._spare:
-                continue
-            if not hand.tasks:
-                if not (hand.late or hand.last):
-                    return hand
-            elif not (hand.late or hand.alone or hand.last) and (best is None or hand.ahead < best.ahead):
-                best = hand
-        if self._has_vacancy and (one := self._replacement()) is not None:
-            return one
-        # A few more tasks are not worth a message to a worker that has something to do.
-        enough = any(len(engine.lanes["process"].queue) >= FEW for engine in self._engines)
-        return best if best is not None and best.ahead < AHEAD and enough else None
+        hands = [hand for hand in self._hands.values() if hand is not self._spare]
+        hand = idle(hands)
+        if hand is None and self._has_vacancy:
+            hand = self._replacement()
+        return hand or soon_idle(hands, max([len(engine.lanes["process"].queue) for engine in self._runs], default=0))
 
     @property
     def _has_vacancy(self) -> bool:
@@ -442,121 +359,120 @@ class Supervisor:
             task = self._alone[0]
             if not self._is_wanted(task):
                 self._alone.popleft()
-                with task.engine.lock:
-                    task.engine.give_back(task.call)
+                tell(task.engine, task.engine.give_back, task.call)
                 continue
-            if _is_isolated(task):
+            if task.is_isolated:
                 fresh = self._fresh(hand)
                 if fresh is None:
                     return False
                 hand, fresh.last = fresh, True
             self._alone.popleft()
-            self._send(hand, [task])
+            self._try_to_send(hand, [task])
             hand.alone = True
             if hand.last and not hand.tasks:  # it could not be sent
                 self._retire(hand)
             return True
-        for engine in self._engines:
-            tasks = self._take_chunk(engine)
-            if tasks and _is_isolated(tasks[-1]):
+        for engine in self._runs:
+            tasks: list[Task] = []
+            tell(engine, self._take_chunk, engine, tasks)
+            if tasks and tasks[-1].is_isolated:
                 self._alone.append(tasks.pop())
                 if not tasks:
                     return self._send_next(hand)
             if tasks:
-                if len(self._engines) > 1:  # each run in its turn
-                    self._engines.remove(engine)
-                    self._engines.append(engine)
-                self._send(hand, tasks)
+                self._runs[engine] = self._runs.pop(engine)  # each run in its turn
+                hand = keeper(tasks[0].call, self._hands.values()) or hand
+                self._try_to_send(hand, tasks)
                 hand.alone = tasks[-1].call.definition.timeout is not None
                 return True
         return False
 
-    def _take_chunk(self, engine: Engine) -> list[Task]:
-        tasks: list[Task] = []
+    def _take_chunk(self, engine: Engine, tasks: list[Task]) -> None:
+        """Take the most urgent calls of a run, as many as should travel together."""
         expected = 0.0
-        lane, nodes, numbers = engine.lanes["process"], self._known, self._numbers
+        lane, numbers = engine.lanes["process"], self._numbers
         definition = known = None
-        with engine.lock:
-            # A share of what is ready, so that no worker goes without while another has a long list.
-            for _ in range(-(-len(lane.queue) // self.workers) or 1):
-                call = engine.take(lane)
-                if call is None:
-                    break
-                if call.definition is not definition or known is None:
-                    definition = call.definition
-                    known = nodes.get(definition)
-                    if known is None:
-                        known = nodes[definition] = Known(self._gone)
-                tasks.append(Task(next(numbers), call, engine, known))
-                seconds = known.seconds
-                if seconds is None or definition.timeout is not None:  # unknown, or watched: it travels alone
-                    break
-                if definition.isolate:
-                    break
-                expected += seconds + PER_TASK
-                if expected >= CHUNK:
-                    break
-        return tasks
+        # A share of what is ready, so that no worker goes without while another has a long list.
+        for _ in range(-(-len(lane.queue) // self.workers) or 1):
+            call = engine.take(lane)
+            if call is None:
+                break
+            if call.definition is not definition or known is None:
+                definition = call.definition
+                known = self._catalogue.known(definition)
+            tasks.append(Task(next(numbers), call, engine, known))
+            seconds = known.seconds
+            if seconds is None or definition.timeout is not None:  # unknown, or watched: it travels alone
+                break
+            if definition.isolate:
+                break
+            expected += seconds + PER_TASK
+            if expected >= CHUNK:
+                break
+
+    def _try_to_send(self, hand: Hand, tasks: list[Task]) -> None:
+        try:
+            self._send(hand, tasks)
+        except BaseException as error:  # a defect: nobody knows what the worker has been told, and what not
+            tell(tasks[0].engine, tasks[0].engine.stop, error)
+            hand.member.kill()
 
     def _send(self, hand: Hand, tasks: list[Task]) -> None:
-        definitions: dict[int, Any] = {}
+        """Send tasks of one run to a worker, with what that does not have yet."""
+        news: dict[int, Any] = {}
         seeds: dict[int, int] = {}
+        lookups: dict[int, Any] = {}
         rows: list[tuple[int, int, Any]] = []
-        run = self._runs[tasks[0].engine]
-        hand.used = True
+        engine = tasks[0].engine
+        served = self._runs[engine]
+        run = served.number
+        hand.used, hand.keeps = True, ()
         here.sent_recipe = False
+        sown, outbox, give = engine.seeds, served.outbox, hand.give
+        recall = engine.recall
         for task in tasks:
             call, known = task.call, task.known
             try:
-                if known.run != run:
-                    self._pickle(call.definition, known)
-                    known.run = run
-                args = self._arguments(call, self._outboxes[task.engine])
-            except BaseException as error:
-                with task.engine.lock:
-                    task.engine.raised(call, error, perf_counter(), -1)
+                version = known.version
+                if version is None or known.run != run:
+                    version = self._catalogue.version(call.definition, known, run)
+                args = self._arguments(call, outbox)
+                if sown is not None:
+                    seeds[task.number] = sown.of(call)
+            except BaseException as error:  # whatever a user's class does when it is pickled
+                tell(engine, engine.raised, call, error, perf_counter(), -1)
                 continue
-            index = known.number
-            if index not in hand.known:
-                hand.known.add(index)
-                definitions[index] = known.code
+            number = version.number
+            if number not in hand.known:
+                hand.known.add(number)
+                news[number] = version.code
             if type(args) is Parcel:
                 task.parcel = args
-            if task.engine.seeds is not None:
-                seeds[task.number] = task.engine.seeds.of(call)
-            rows.append((task.number, index, args))
-            hand.tasks[task.number] = task
-            hand.ahead += (UNKNOWN if known.seconds is None else known.seconds) + PER_TASK
+            if recall is not None and recall.settings is not None:
+                lookup = recall.lookup_of(call)
+                if lookup is not None and not captures(call.definition):
+                    lookups[task.number] = lookup
+            rows.append((task.number, number, args))
+            give(task)
         if here.sent_recipe:
             hand.holds.add(run)
         if not rows:
             return
         if hand.run != run:
-            hand.run = definitions[RUN] = run
+            hand.run = news[RUN] = run
         if hand.forgets:
-            hand.forgets, definitions[FORGET] = [], hand.forgets
+            hand.forgets, news[FORGET] = [], hand.forgets
         if seeds:
-            definitions[SEEDS] = seeds
-        ambient = self._ambients[tasks[0].engine]
-        if hand.ambient != ambient:
-            hand.ambient = definitions[AMBIENT] = ambient
-        hand.member.send(pickle.dumps((definitions, rows)))
-
-    def _pickle(self, definition: Definition, known: Known) -> None:
-        """Pickle a node for a run. It keeps its number, unless it changed since another run."""
-        try:
-            code = pickled(definition)
-        except Exception as error:
-            raise PayloadError(f"{definition.name}: the node cannot be pickled for a worker: {error}") from error
-        if code != known.code:
-            if known.number:
-                self._gone.append(known.number)
-            known.number, known.code = next(self._numbers), code
+            news[SEEDS] = seeds
+        if lookups:
+            news[KEEP] = engine.recall.settings, lookups  # type: ignore[union-attr]
+        if hand.ambient != served.ambient:
+            hand.ambient = news[AMBIENT] = served.ambient
+        hand.member.send(pickle.dumps((news, rows)))
 
     def _forget(self) -> None:
         """Note for each worker which definitions are gone: it is told with the next message."""
-        while self._gone:
-            number = self._gone.popleft()
+        for number in self._catalogue.gone():
             for hand in self._hands.values():
                 if number in hand.known:
                     hand.known.remove(number)
@@ -581,107 +497,73 @@ class Supervisor:
 
     def _take_report(self, hand: Hand, outcomes: list[bytes]) -> None:
         settled = [pickle.loads(outcome) for outcome in outcomes]
-        for task in getattr(hand.member, "begun", ()):
-            if task not in hand.tasks or any(task == outcome[0] for outcome in settled):
-                self._pass_on(hand, hand.said(task))
+        self._relay.hear_out(hand, [outcome[0] for outcome in settled])
         for outcome in settled:
             self._settle(hand, *outcome)
 
-    def _hear(self, hand: Hand) -> None:
-        """Pass on what the nodes on a worker have said."""
-        said = hand.said()
-        if said:
-            self._pass_on(hand, said)
-
-    def _pass_on(self, hand: Hand, pieces: list[Said]) -> None:
-        for said in pieces:
-            whose, engine = self._voice(hand, said)
-            if said.text:
-                hand.words = (hand.words + said.text)[-LAST_WORDS:]
-            outlet = self._outlets.get(engine) if engine is not None else None
-            if outlet is None:  # its run is over
-                write(whose, said)
-                continue
-            outlet.put(whose, said)
-            if outlet.full and hand not in self._unheard:
-                hand.member.hear(False)  # type: ignore[attr-defined]  # who says something has this as well
-                self._unheard.append(hand)
-                outlet.awaited = True  # said before we look once more, in `_hear_again`: one of the two sees the other
-
-    def _voice(self, hand: Hand, said: Said) -> tuple[Whose, Engine | None]:
-        """Return which task said something."""
-        # All that a task said was heard before it was settled: what comes later is of the one that runs.
-        task = hand.tasks.get(said.task) or hand.tasks.get(hand.member.running()[0])
-        if task is not None and (hand.voice is None or hand.voice[0] != task.number):
-            hand.words = ""
-            hand.voice = task.number, Whose(task.call.name, task.call.number), task.engine
-        return (Whose("worker", hand.member.number), None) if hand.voice is None else hand.voice[1:]
-
-    def _hear_again(self) -> None:
-        """Listen again to the workers that had to wait, if what they said has been written."""
-        for hand in self._unheard[:]:
-            outlet = self._outlets.get(hand.voice[2]) if hand.voice is not None else None
-            if outlet is None or not outlet.full:
-                self._unheard.remove(hand)
-                hand.member.hear(True)  # type: ignore[attr-defined]
-
-    def _settle(self, hand: Hand, number: int, sort: int, began: float, seconds: float, what: Any) -> None:
-        """Tell the engine of a task what came out of it. Should that go wrong, it concerns its run only."""
-        task = hand.tasks.pop(number, None)
+    def _settle(
+        self, hand: Hand, number: int, sort: int, began: float, seconds: float, what: Any, kept: Any = None
+    ) -> None:
+        """Tell the engine of a task what came out of it; `kept` is where the worker has put it in the run's store."""
+        task = hand.take(number)
         if task is None:  # reported before its worker died, and found in the ledger again
             if sort == RELEASED:
                 self._has_closed(hand, number)
             return
-        self._let_go(task)
-        engine, call = task.engine, task.call
-        known = task.known.seconds
-        if hand.tasks:
-            hand.ahead -= (UNKNOWN if known is None else known) + PER_TASK
-        else:
-            hand.ahead = 0.0
-        task.known.seconds = seconds if known is None else known + (seconds - known) * 0.2
+        try:
+            self._conclude(hand, task, sort, began, seconds, what, kept)
+        except BaseException as error:  # a defect: the task is in no book any more, and its run is not to wait for it
+            tell(task.engine, task.engine.stop, error)
+
+    def _conclude(self, hand: Hand, task: Task, sort: int, began: float, seconds: float, what: Any, kept: Any) -> None:
+        if task.parcel is not None:
+            self._let_go(task)
+        engine, call, known = task.engine, task.call, task.known
+        known.seconds = seconds if known.seconds is None else known.seconds + (seconds - known.seconds) * 0.2
         if self._lost:
             self._lost.pop(call, None)
         worker = hand.member.number
-        try:
-            if sort == PLAIN:
-                with engine.lock:
-                    engine.settle(call, what, [], began, worker, began + seconds)
-            else:
-                self._unpack(engine, call, sort, began, seconds, what, worker)
-        except BaseException as error:
-            with engine.lock:
-                engine.stop(error)
-
-    def _unpack(
-        self, engine: Engine, call: Future[Any], sort: int, began: float, seconds: float, what: Any, worker: int
-    ) -> None:
-        if sort == RAISED:
-            error = rebuild_error(*what)
-            with engine.lock:
-                engine.raised(call, error, began, worker)
+        if kept is not None and engine.recall is not None:
+            what = engine.recall.was_kept(call, what, kept, seconds, is_there_only=sort == STORED)
+        if sort == PLAIN and kept is None and engine.recall is not None:
+            what = engine.recall.keep(call, what, seconds)
+        if sort in (PLAIN, STORED):
+            tell(engine, engine.settle, call, what, [], began, worker, began + seconds)
             return
-        made: list[Future[Any]] = []
+        if sort == PARCEL and not hand.tasks:
+            hand.keeps = what.segments
+        try:
+            value, made = self._unpacked(sort, what)
+        except BaseException as error:  # whatever a user's class does when it is unpickled
+            lost = PayloadError(f"{call.name}: the result cannot be unpickled here: {text_of(error)}")
+            lost.__cause__ = error
+            tell(engine, engine.raised, call, lost, began, worker)
+            return
+        if sort == RAISED:
+            tell(engine, engine.raised, call, value, began, worker)
+            return
+        if made:
+            tell(engine, engine.adopt, call, made)
+        if kept is None and engine.recall is not None and not expands(call, value, made):
+            value = engine.recall.keep(call, value, seconds)
+        tell(engine, engine.settle, call, value, made, began, worker, began + seconds)
+
+    def _unpacked(self, sort: int, what: Any) -> tuple[Any, list[Future[Any]]]:
+        """Return what an outcome is here, and the calls that the body made."""
+        if sort == RAISED:
+            return rebuild_error(*what), []
         self.segments.hold(what)
         value: Any = Kept(what, self.segments)
-        try:
-            if sort == EXPANDED or not what.segments:
-                value = value.fetch()
-            if sort == EXPANDED:
-                value, made = unpack(*value)
-        except BaseException as error:  # whatever a user's class does when it is unpickled
-            lost = PayloadError(f"{call.name}: the result cannot be unpickled here: {error!r}")
-            lost.__cause__ = error
-            with engine.lock:
-                engine.raised(call, lost, began, worker)
-            return
-        with engine.lock:
-            engine.adopt(call, made)
-            engine.settle(call, value, made, began, worker, began + seconds)
+        if sort == EXPANDED:
+            return unpack(*value.fetch())
+        return value if what.segments else value.fetch(), []
 
     def _bury(self, hand: Hand) -> None:
         """See to the tasks of a worker that died: keep what it had finished, and decide about the rest."""
-        self._take_report(hand, hand.member.unsent())
+        try:
+            self._take_report(hand, hand.member.unsent())
+        except Exception:  # its notes cannot be read: what they said is done again
+            hand.keeps = ()
         running, _ = hand.member.running()
         tasks = list(hand.tasks.values())
         self._wants_spare = hand is not self._spare  # one that died itself is not replaced until it is missed
@@ -690,8 +572,7 @@ class Supervisor:
             if task.number == running:
                 self._suspect(task, hand, code)
             else:
-                with task.engine.lock:
-                    task.engine.give_back(task.call)
+                tell(task.engine, task.engine.give_back, task.call)
         self._stillborn = 0 if running or hand.late else self._stillborn + 1
         if self._stillborn >= STILLBORN:
             self._stillborn = 0
@@ -702,8 +583,7 @@ class Supervisor:
         engine, call = task.engine, task.call
         error: BaseException
         if not self._is_wanted(task) or (hand.late and hand.late != task.number):
-            with engine.lock:  # nobody waits for it, or we killed the worker when that had just gone on to this task
-                engine.give_back(call)
+            tell(engine, engine.give_back, call)  # nobody waits for it, or we killed its worker for the task before it
             return
         if hand.late:
             error = too_slow(call, "it was stopped")
@@ -717,19 +597,17 @@ class Supervisor:
             if hand.words and hand.voice is not None and hand.voice[0] == task.number:
                 error.add_note(f"the last that it said:\n{hand.words}")
         self._lost.pop(call, None)
-        with engine.lock:
-            engine.gave_up(call, error, perf_counter(), hand.member.number)
+        tell(engine, engine.gave_up, call, error, perf_counter(), hand.member.number)
 
     def _dismiss(self, hand: Hand) -> int | None:
         """End a worker and free what it held; return its exit code."""
         del self._hands[hand.member]
         if hand is self._spare:
             self._spare = None
-        if hand in self._unheard:
-            self._unheard.remove(hand)
+        self._relay.forget(hand)
         pid = hand.member.pid
         code = hand.member.bury()
-        self._hear(hand)
+        self._relay.hear(hand)
         self.segments.reap(pid)
         for task in hand.tasks.values():
             self._let_go(task)
@@ -759,9 +637,22 @@ class Supervisor:
             task.parcel = None
 
 
-def _nothing(ended: int = 0) -> list[Said]:
-    """What a worker says that has no output."""
-    return []
+def tell(engine: Engine, what: Callable[..., object], *args: Any) -> None:
+    """Tell a run something, with its lock held: the one way out of the supervisor's thread.
+
+    What goes wrong there ends that run, and no other: a defect of ours, or a class of the user's that the engine has to
+    compare, copy or print.
+    """
+    try:
+        with engine.lock:
+            what(*args)
+    except BaseException as error:
+        try:
+            with engine.lock:
+                engine.stop(error)
+        except BaseException:  # not even that: whoever waits for the run is not to wait for ever
+            engine.error = error
+            engine.over.set()
 
 
 def _as_it_is(value: Any) -> Any:
@@ -771,10 +662,6 @@ def _as_it_is(value: Any) -> Any:
 
 def _nobody() -> None:
     """Whom to tell where nobody waits."""
-
-
-def _is_isolated(task: Task) -> bool:
-    return bool(getattr(task.call.definition, "isolate", False))
 
 
 def _how(code: int | None, peak: int = 0) -> str:

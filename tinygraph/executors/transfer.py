@@ -222,6 +222,7 @@ class _Packer:
         self._cuts: list[int] = []
         self._pieces: list[SegmentRef] = []
         self._buffers: list[SegmentRef] = []
+        self._memory: dict[str, memoryview] = {}  # of the buffers, if it may be handed over
         self._full = False
 
     def write(self, chunk: Any) -> int:
@@ -244,8 +245,11 @@ class _Packer:
             raw = buffer.raw()
         except BufferError:  # not contiguous
             return True
-        with raw:
-            ref = self._segment(raw) if raw.nbytes >= LARGE else None
+        ref = self._segment(raw) if raw.nbytes >= LARGE else None
+        if ref is None or self._segments.handover is None:
+            raw.release()
+        else:
+            self._memory[ref.name] = raw
         if ref is not None:
             self._buffers.append(ref)
         return ref is None
@@ -257,6 +261,8 @@ class _Packer:
         if len(data) >= LARGE:  # many small things
             first = None if self._full else self._segments.put(data)
         nbytes = len(data) + size
+        if self._segments.handover is not None and self._memory:
+            self._segments.handover.offer(self._memory)
         if first is not None:
             return Parcel(b"", (first, *self._pieces, *self._buffers), nbytes, tuple(self._cuts))
         return Parcel(data, (*self._pieces, *self._buffers), nbytes, tuple(self._cuts))

@@ -18,28 +18,33 @@ from multiprocessing.connection import Connection
 from time import perf_counter, sleep
 from typing import Any
 
+from tinygraph.blame import text_of
 from tinygraph.capture import ATOMS
 from tinygraph.definition import Kind
 from tinygraph.executors.ambient import Surroundings
 from tinygraph.executors.bodies import close, exit_of, here, run_body
 from tinygraph.executors.envelope import describe_error, why_no_way_back
+from tinygraph.executors.handover import Handover
 from tinygraph.executors.ledger import Ledger
 from tinygraph.executors.output import speak_through
 from tinygraph.executors.segments import Parcel, Segments
-from tinygraph.executors.transfer import dumps, loads
+from tinygraph.executors.transfer import LARGE, dumps, loads
 from tinygraph.future import Future, Recorder, recording
 from tinygraph.portable import pack
 from tinygraph.seeds import sow
 
 # A worker reports at least this often, in seconds: a longer task is reported as it ends, shorter ones together.
 REPORT_EVERY = 0.001
+# What a worker has just returned stays with it for so many seconds, unless its next task begins before.
+KEPT_FOR = 0.1
 # Plain values up to this many characters or bytes travel in the report itself.
 SMALL = 1 << 12
 
-PLAIN, PARCEL, EXPANDED, RAISED, RELEASED = range(5)  # what sort of outcome it is
+PLAIN, PARCEL, EXPANDED, RAISED, RELEASED, STORED = range(6)  # what sort of outcome it is
 # What a message may bring besides definitions, whose numbers are positive: what surrounds its tasks, their seeds, the
-# run that they belong to, a run that is over, definitions that nobody has any more.
-AMBIENT, SEEDS, RUN, RELEASE, FORGET = 0, -1, -2, -3, -4
+# run that they belong to, a run that is over, definitions that nobody has any more, the store in which values are kept
+# and under what.
+AMBIENT, SEEDS, RUN, RELEASE, FORGET, KEEP = 0, -1, -2, -3, -4, -5
 
 _PR_SET_PDEATHSIG = 1
 
@@ -52,11 +57,14 @@ class Bench:
 
     def __init__(self, segments: Segments, clock: Callable[[], float] = perf_counter) -> None:
         self.segments = segments
+        self.handover = segments.handover = Handover()
         self.clock = clock
         self.definitions: dict[int, Any] = {}  # bytes until first used
         self.recorder = Recorder()
         self.seeds: dict[int, int] = {}  # by task
         self.memory: dict[int, int] = {}  # what a body may add to what this process has, by definition
+        self.lookups: dict[int, Any] = {}  # under what the value of a task is to be kept
+        self._settings: Any = None  # of the store in which
         self.held: dict[int, dict[str, Any]] = {}  # objects that were made of recipes, by run
         self.released: list[int] = []  # runs that are over, and whose objects are not closed yet
         self._objects: dict[str, Any] = {}  # those of the run whose tasks came last
@@ -68,6 +76,9 @@ class Bench:
         news, tasks = pickle.loads(message)
         if news:
             self.seeds.update(news.pop(SEEDS, ()))
+            if KEEP in news:
+                self._settings, lookups = news.pop(KEEP)
+                self.lookups.update(lookups)
             if RUN in news:
                 self._objects = self.held.setdefault(news.pop(RUN), {})
             if RELEASE in news:
@@ -115,8 +126,11 @@ class Bench:
             if self.seeds and task in self.seeds:
                 sow(self.seeds.pop(task), definition.function)
             kwargs: dict[str, Any] = {}
+            if self.handover.kept and type(args) is not Parcel:
+                self.handover.kept.clear()
             if type(args) is Parcel:
                 args, kwargs = self.opened(args)
+                self.handover.kept.clear()  # what this task does not need is not to wait for its end
                 value = self._run_body(definition, index, args, kwargs)
             elif index in self.memory:
                 value = self._run_body(definition, index, args, kwargs)
@@ -156,16 +170,30 @@ class Bench:
     def _encoded(self, task: int, name: str, value: Any, began: float, seconds: float) -> bytes:
         kind = type(value)
         made = self.recorder.calls
-        if kind in ATOMS and not made and (kind not in (str, bytes) or len(value) <= SMALL):
-            return pickle.dumps((task, PLAIN, began, seconds, value))
         travels = bool(made) or isinstance(value, Future)
+        kept: tuple[Any, ...] = ()
+        if self.lookups and (lookup := self.lookups.pop(task, None)) is not None and not travels:
+            kept = (self._kept(lookup, value, seconds),)
+        if kind in ATOMS and not made and (kind not in (str, bytes) or len(value) <= SMALL):
+            return pickle.dumps((task, PLAIN, began, seconds, value, *kept))
+        if kept and type(kept[0]) is not str and kept[0].nbytes >= LARGE:
+            return pickle.dumps((task, STORED, began, seconds, None, *kept))
         try:
             parcel = dumps(pack(value, made) if travels else value, self.segments)
         except Exception as error:
             raise why_no_way_back(name, value, error) from error
         finally:
             self.recorder.calls = []  # not to be held until the next task
-        return pickle.dumps((task, EXPANDED if travels else PARCEL, began, seconds, parcel))
+        return pickle.dumps((task, EXPANDED if travels else PARCEL, began, seconds, parcel, *kept))
+
+    def _kept(self, lookup: Any, value: Any, seconds: float) -> Any:
+        """Put a value into the store of its run: from here on nothing can undo it. Return where it lies, or why not."""
+        from tinygraph.store.shelf import keep_for_driver
+
+        try:
+            return keep_for_driver(self._settings, lookup, value, seconds)
+        except Exception as error:  # a full disk, what cannot be pickled: the value goes its way all the same
+            return text_of(error)
 
 
 class Worker:
@@ -184,8 +212,11 @@ class Worker:
         recording.set(self.bench.recorder)
         surroundings = Surroundings()
         self.bench.learned = surroundings.catch_up
+        kept = self.bench.handover.kept
         while True:
             try:
+                if kept and not self.pipe.poll(KEPT_FOR):
+                    kept.clear()
                 message = self.pipe.recv_bytes()
             except (EOFError, OSError):
                 return
@@ -200,12 +231,15 @@ class Worker:
 
     def _run_chunk(self, tasks: list[tuple[int, int, Any]], surroundings: Surroundings) -> None:
         begin, run, note = self.ledger.begin, self.bench.run, self.ledger.note
+        handover = self.bench.handover
         fresh, (out, err) = surroundings.context.copy, surroundings.streams
         pending: list[bytes] = []
         reported = perf_counter()
         for task, definition, args in tasks:
             begin(task)
             outcome = fresh().run(run, task, definition, args)
+            if handover.kept:
+                handover.keep_what_is_ours()
             if surroundings.changed or sys.stdout is not out or sys.stderr is not err:
                 surroundings.undo()
             pending.append(outcome)

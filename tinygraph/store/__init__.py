@@ -1,0 +1,152 @@
+"""The store: what is kept between runs, and the keys by which it is found again.
+
+::
+
+    call ──► key ──────────► entry ──────► value
+             (fingerprint,    (journal,     (inline, or
+              canonical)       index)        a blob)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+from tinygraph.errors import StoreError
+
+if TYPE_CHECKING:
+    from tinygraph.store.entries import Bad, Entry, Shrunk
+    from tinygraph.store.fileshelf import FileShelf
+    from tinygraph.store.history import RunRecord
+    from tinygraph.store.shelf import Shelf
+
+
+class Store:
+    """A folder in which runs keep values and their history, with its settings.
+
+    >>> import tempfile
+    >>> from tinygraph import Node, Store
+    >>> store = Store(tempfile.mkdtemp())
+    >>> double = Node(lambda x: 2 * x, name="double")
+    >>> double(3).resolve(store=store, executor="inline"), double(3).resolve(store=store, executor="inline")
+    (6, 6)
+    >>> [[(task.name, task.why) for task in run.tasks] for run in store.runs()]
+    [[('double', 'never ran')], [('double', 'hit')]]
+
+    Arguments: the ``path`` of the folder, which is made if it is not there; ``durable=True`` has what was kept survive
+    a loss of power, and not only the death of the program; ``max_bytes`` (a number, or a text such as ``"2GiB"``) and
+    ``max_age`` (seconds since it was last used) are limits that hold from the end of a run on.
+
+    Raises :class:`OptionError` for settings that it cannot take. A folder that somebody else could have written to is
+    refused with :class:`StoreUntrusted` when it is first used.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durable: bool = False,
+        max_bytes: int | str | None = None,
+        max_age: float | None = None,
+    ) -> None:
+        from tinygraph.settings import flag, seconds, size
+
+        self.path = os.path.abspath(os.fspath(path))
+        self.durable = flag("durable", durable)
+        self.max_bytes = None if max_bytes is None else size("max_bytes", max_bytes)
+        self._file: FileShelf | None = None
+        self.max_age = None if max_age is None else seconds("max_age", max_age)
+
+    @property
+    def history(self) -> str:
+        """The folder in which the history of runs lies."""
+        return os.path.join(self.path, "runs")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is one state file, and no folder."""
+        return self.path.endswith(".json")
+
+    def values(self) -> Shelf | FileShelf:
+        """Return where the values lie; raises :class:`StoreUntrusted` where somebody else could have put them."""
+        if not self.is_file:
+            return self.shelf()
+        if self._file is None:
+            from tinygraph.store.fileshelf import FileShelf
+            from tinygraph.store.statefile import StateFile
+
+            self._file = FileShelf(StateFile(self.path, durable=self.durable))
+        return self._file
+
+    def shelf(self) -> Shelf:
+        """Return the values of a folder; raises :class:`StoreError` for a state file, which keeps values only."""
+        if self.is_file:
+            raise StoreError(f"{self.path!r} is a state file: it has no history, and nothing to list or to replay")
+        from tinygraph.store.seal import secret, trust
+        from tinygraph.store.shelf import Settings, shelf_at
+
+        trust(self.path)
+        return shelf_at(Settings(self.path, secret(), self.durable))
+
+    def runs(self) -> list[RunRecord]:
+        """Return the runs that used this store, oldest first. ``print(store.runs()[-1])`` shows the last."""
+        from tinygraph.store.history import runs
+
+        return runs(self.history)
+
+    def run(self, id: str) -> RunRecord:
+        """Return one run; raises :class:`UnknownRun`, which names what is near."""
+        from tinygraph.store.history import run
+
+        return run(self.history, id)
+
+    def list(self) -> Sequence[Entry]:
+        """Return what is kept, the oldest first: of calls, and what belongs to them."""
+        return list(self.shelf().entries.list())
+
+    def verify(self) -> Sequence[Bad]:
+        """Read everything that is kept, and return what is not what was put there."""
+        return self.shelf().entries.verify()
+
+    def shrink(self, max_bytes: int | str | None = None, max_age: float | None = None) -> Shrunk:
+        """Remove what was not used for longest, until limits hold; those of the store, if none are given.
+
+        Nothing is removed while a run uses the store; then the result says so.
+        """
+        from tinygraph.settings import seconds, size
+
+        shelf = self.shelf()
+        from tinygraph.store.entries import Shrunk
+
+        if shelf.held:
+            return Shrunk(0, 0, shelf.entries.size(), "this program has values that it has not read yet")
+        most = self.max_bytes if max_bytes is None else size("max_bytes", max_bytes)
+        return shelf.entries.shrink(most, self.max_age if max_age is None else seconds("max_age", max_age))
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Have nothing removed meanwhile; what was put is found by other programs afterwards."""
+        if self.is_file:
+            state = cast("FileShelf", self.values()).state
+            try:
+                yield
+            finally:
+                state.close()
+            return
+        entries = self.shelf().entries
+        entries.use()
+        try:
+            yield
+        finally:
+            entries.flush()
+            entries.release()
+
+    def keep_limits(self) -> None:
+        """Make room, if there are limits and they are passed."""
+        if not self.is_file and (self.max_bytes is not None or self.max_age is not None):
+            self.shrink()
+
+    def __repr__(self) -> str:
+        return f"Store({self.path!r})"

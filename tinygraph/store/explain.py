@@ -1,0 +1,96 @@
+"""Explain: what a run would find in a store, and why the rest has to run. Nothing runs for it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from tinygraph.definition import Kind
+from tinygraph.errors import StoreError
+from tinygraph.future import FINISHED, SETTLED, Future
+from tinygraph.graph import Graph
+from tinygraph.inputs import bound
+from tinygraph.options import effective
+from tinygraph.seeds import Seeds
+from tinygraph.store import Store
+from tinygraph.store.recall import Recall
+
+
+class Line(NamedTuple):
+    """What would become of one call: ``hit``, ``run``, ``unknown`` or ``done``, and why."""
+
+    call: Future[Any]
+    fate: str
+    why: str
+
+
+def explain(graph: Graph, store: Any = None, inputs: dict[str, Any] | None = None) -> str:
+    """Return, line by line, what a run of the graph would find in a store, and why the rest would run.
+
+    >>> import tempfile
+    >>> from tinygraph import Node
+    >>> double = Node(lambda x: 2 * x, name="double")
+    >>> folder = tempfile.mkdtemp()
+    >>> double(double(3)).resolve(store=folder, executor="inline")
+    12
+    >>> print(double(double(3)).graph.explain(store=folder))
+    2 calls: 2 are kept
+    hit      double
+    hit      double
+    >>> print(double(4).graph.explain(store=folder))
+    1 call: 1 would run
+    run      double  argument x: 3 -> 4
+    """
+    lines = fates(graph, store, inputs)
+    width = max(len(line.call.name) for line in lines)
+    counts = {fate: sum(line.fate == fate for line in lines) for fate in ("hit", "run", "unknown", "done")}
+    said = [f"{counts[fate]} {_WORDS[fate][counts[fate] != 1]}" for fate in _WORDS if counts[fate]]
+    head = f"{len(lines)} call{'s' if len(lines) != 1 else ''}: {', '.join(said)}"
+    return "\n".join([head, *(f"{fate:8} {call.name:{width}}  {why}".rstrip() for call, fate, why in lines)])
+
+
+def why(call: Future[Any], store: Any = None, inputs: dict[str, Any] | None = None) -> str:
+    """Return why one call would run, or that it is a hit."""
+    last = next(line for line in reversed(fates(Graph(call), store, inputs)) if line.call.number >= call.number)
+    return "hit" if last.fate == "hit" else last.why or last.fate
+
+
+_WORDS = {
+    "hit": ("is kept", "are kept"),
+    "run": ("would run", "would run"),
+    "unknown": ("is known once others have run", "are known once others have run"),
+    "done": ("has its value", "have their values"),
+}
+
+
+def fates(graph: Graph, store: Any = None, inputs: dict[str, Any] | None = None) -> list[Line]:
+    """Return what would become of each call of a graph, needs before what needs them."""
+    options = effective({} if store is None else {"store": store})
+    if options["store"] is None:
+        raise StoreError("explain and why need a store: pass store=, or set it with options(store=...)")
+    if inputs or any(call.definition.kind is Kind.INPUT for call in graph.nodes):
+        graph = Graph(*bound(graph.targets, dict(inputs or {})))
+    found: dict[Future[Any], Line] = {}
+    at = options["store"] if isinstance(options["store"], Store) else Store(options["store"])
+    with at.in_use():
+        seeds = None if options["seed"] is None else Seeds(options["seed"], graph.targets)
+        recall = Recall(at.values(), options["refresh"], seeds)
+        for call in graph.topological_order():
+            found[call] = Line(call, *_fate(call, recall, found))
+    return [line for line in found.values() if line.call.definition.kind not in (Kind.INPUT, Kind.STATEFUL)]
+
+
+def _fate(call: Future[Any], recall: Recall, found: dict[Future[Any], Line]) -> tuple[str, str]:
+    if call.state in SETTLED:
+        return ("done", "") if call.state is FINISHED else ("run", f"it {call.state}")
+    needs = call.dependencies if call.expansion is None else call.expansion.calls
+    waits = next((need for need in needs if found[need].fate in ("run", "unknown")), None)
+    if call.expansion is not None:
+        return ("hit", "") if waits is None else ("unknown", f"calls {waits.name!r}")
+    if call.definition.kind is Kind.STATEFUL:
+        return "done", ""
+    if not recall.concerns(call):
+        return "run", "cache=False"
+    if waits is not None:
+        return "unknown", f"needs {waits.name!r}"
+    asked = recall.ask(call)
+    return ("hit", "") if asked.token else ("run", asked.why)

@@ -1,0 +1,103 @@
+"""Replay: run one call of an earlier run again, alone, in this process, with the arguments that it had."""
+
+from __future__ import annotations
+
+import marshal
+import sys
+from copy import copy
+from functools import partial
+from typing import Any
+
+from tinygraph.checks import parameters_of
+from tinygraph.definition import Definition
+from tinygraph.errors import StoreError
+from tinygraph.future import MISSING, record
+from tinygraph.options import effective
+from tinygraph.seeds import sow
+from tinygraph.store import Store
+from tinygraph.store.history import RunRecord, TaskRecord
+from tinygraph.store.recall import SEED, Call
+from tinygraph.store.shelf import Shelf, key_of
+from tinygraph.store.why import Argument
+
+
+def replay(run: str | RunRecord, task: int | str | TaskRecord, *, store: Any = None, pdb: bool = False) -> Any:
+    """Run a call of an earlier run again, and return what its body returns or raise what it raises.
+
+    >>> import tempfile
+    >>> from tinygraph import Node, Store, replay
+    >>> store = Store(tempfile.mkdtemp())
+    >>> half = Node(lambda x: 10 / x, name="half")
+    >>> half(0).resolve(store=store, executor="inline")
+    Traceback (most recent call last):
+    ZeroDivisionError: division by zero
+    >>> failed = store.runs()[-1]
+    >>> replay(failed, "half", store=store)
+    Traceback (most recent call last):
+    ZeroDivisionError: division by zero
+
+    ``run`` and ``task``: their ids or records; a task also goes by its name, which then is its last call. ``store``:
+    where the run was kept (else that of `options()` or the environment). ``pdb=True`` starts the debugger at the first
+    line of the body. A body that calls nodes has these run as well, inline.
+
+    Raises :class:`UnknownRun`, :class:`StoreError` for a task that the run does not have, and for arguments that were
+    not kept: large ones that came from outside of the graph, and values of nodes that are not kept.
+    """
+    options = effective({} if store is None else {"store": store})
+    if options["store"] is None:
+        raise StoreError("replay needs a store: pass store=, or set it with options(store=...)")
+    at = options["store"] if isinstance(options["store"], Store) else Store(options["store"])
+    record = run if isinstance(run, RunRecord) else at.run(run)
+    found = task if isinstance(task, TaskRecord) else _task(record, task)
+    call = _call(at.shelf(), record, found)
+    return _perform(call, pdb)
+
+
+def _task(record: RunRecord, task: int | str) -> TaskRecord:
+    for one in reversed(record.tasks):
+        if task in (one.id, one.name):
+            return one
+    names = ", ".join(dict.fromkeys(one.name for one in record.tasks)) or "none"
+    raise StoreError(f"run {record.id} has no task {task!r}; its tasks: {names}")
+
+
+def _call(shelf: Shelf, record: RunRecord, task: TaskRecord) -> Call:
+    """Return a call as it was: kept as a whole where it failed, else put together from what its key was made of."""
+    failed = shelf.thing(key_of("call", f"{record.id} {task.id}".encode()))
+    if failed is not MISSING:
+        return failed  # type: ignore[no-any-return]
+    entry = shelf.entry(bytes.fromhex(task.key)) if task.key else None
+    if entry is None:
+        raise StoreError(f"what {task.name!r} was called with in run {record.id} was not kept, or is not any more")
+    found_definition = shelf.thing(key_of("node", entry.code))
+    if found_definition is MISSING:
+        raise StoreError(f"the node {task.name!r} could not be pickled, and so was not kept")
+    definition: Definition = found_definition
+    names = parameters_of(definition.function)
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    seed = None
+    for argument in [Argument(*one) for one in marshal.loads(entry.args)]:
+        value = shelf.argument(argument)
+        if value is MISSING or definition.key is not None:
+            raise StoreError(f"argument {argument.parameter!r} of {task.name!r} was not kept, or is not any more")
+        if argument.parameter == SEED:
+            seed = value
+        elif argument.parameter.startswith("*") or argument.parameter in names[len(args) : len(args) + 1]:
+            args.append(value)
+        else:
+            kwargs[argument.parameter] = value
+    return Call(definition, tuple(args), kwargs, seed)
+
+
+def _perform(call: Call, pdb: bool) -> Any:
+    definition, args, kwargs, seed = call
+    if pdb:
+        from pdb import Pdb
+
+        definition = copy(definition)
+        definition.function = partial(Pdb().runcall, definition.function)
+    if seed is not None:
+        sow(seed, definition.function)
+    # Nothing is found or kept: it is to run.
+    return record(definition, args, kwargs or None, sys._getframe(1)).resolve(executor="inline", store=None)

@@ -1,0 +1,173 @@
+"""Session: what one run has to do with its store, from the first look to the last line of its history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tinygraph.blame import text_of
+from tinygraph.definition import Definition, Kind
+from tinygraph.engine import Engine
+from tinygraph.errors import CancelledError
+from tinygraph.future import Future
+from tinygraph.notes import Note
+from tinygraph.store import Store
+from tinygraph.store.history import RunWriter
+from tinygraph.store.recall import Asked, Recall, node_of
+from tinygraph.store.shelf import key_of
+from tinygraph.store.why import shown
+
+_LOOKS = 10  # times that a run looks again, because something that it found is damaged
+_NOT_ASKED = Asked(None, "")
+
+
+@contextmanager
+def session(store: Any, options: dict[str, Any]) -> Iterator[Session]:
+    """Use a store for a run: nothing is removed from it meanwhile, and what the run put is found by others after it."""
+    if store is None:
+        yield Session(None, options)
+        return
+    at = store if isinstance(store, Store) else Store(store)
+    with at.in_use():
+        one = Session(at, options)
+        error: BaseException | None = None
+        try:
+            yield one
+        except BaseException as failed:
+            error = failed
+            raise
+        finally:
+            one.close(error)
+    at.keep_limits()
+
+
+class Session:
+    """One run, and the store that it uses, if it uses one."""
+
+    def __init__(self, store: Store | None, options: dict[str, Any]) -> None:
+        self._store = store
+        self._options = options
+        self._recall: Recall | None = None
+        self._looks = 0
+        self._attempts: dict[int, int] = {}  # of calls that were tried again
+        has_history = store is not None and not store.is_file
+        self._writer = RunWriter(store.history, options=_told(options)) if store is not None and has_history else None
+
+    @property
+    def id(self) -> str | None:
+        """Under which the store has the history of the run."""
+        return None if self._writer is None else self._writer.id
+
+    def join(self, engine: Engine) -> None:
+        """Have an engine that has not begun remember what ran before."""
+        shelf = None if self._store is None else self._store.values()
+        self._recall = engine.recall = Recall(shelf, self._options["refresh"], engine.seeds)
+        if shelf is None:
+            return
+        engine.elsewhere = True
+        if self._writer is not None:
+            self._recall.history = self
+            engine.listener = _both(engine.listener, self._tell)
+        if engine.home is not engine.driver:  # inline the same graph runs in the same order on any machine
+            engine.costs = Costs(shelf.costs())
+
+    def look_again(self, engine: Engine | None) -> bool:
+        """Have what was found looked up once more, because some of it is damaged; return whether there is use in it."""
+        self._looks += 1
+        if engine is None or self._recall is None or self._looks > _LOOKS:
+            return False
+        self._recall.restore(engine.calls)
+        return True
+
+    def close(self, error: BaseException | None) -> None:
+        """End the history of the run."""
+        if self._writer is None:
+            return
+        if error is None:
+            self._writer.close("finished")
+        else:
+            self._writer.close("cancelled" if isinstance(error, CancelledError) else "failed", text_of(error))
+
+    # What is told of each call
+
+    def key_of(self, call: Future[Any]) -> bytes:
+        """Return the key under which a call that failed is kept as a whole."""
+        return key_of("call", f"{self.id} {call.number}".encode())
+
+    def replay_line(self, call: Future[Any]) -> str:
+        """Return the line that runs a call again."""
+        assert self._store is not None
+        return f"to run it again, alone: tinygraph.replay({self.id!r}, {call.number}, store={self._store.path!r})"
+
+    def _tell(self, note: Note) -> None:
+        what, call, _, more = note
+        writer = self._writer
+        assert writer is not None
+        assert self._recall is not None
+        if what == "printed":
+            writer.printed(call.number, more[0])
+        elif what in _STATES and isinstance(call, Future):
+            asked = self._recall.asked.get(call.number, _NOT_ASKED)
+            lookup = asked.lookup
+            writer.task(
+                call.number,
+                call.name,
+                self._recall.node_of(call.definition),
+                _STATES[what],
+                more if what == "finished" else 0.0,
+                attempts=self._attempts.pop(call.number, 1),
+                worker=max(call.worker, 0) if what == "finished" else 0,
+                why=asked.why or ("" if call.definition.cache is not False else "cache=False"),
+                inputs=() if lookup is None else [(arg.parameter, shown(arg.token)) for arg in lookup.arguments],
+                output=shown(asked.token) if asked.token else "",
+                error=f"{more} failed" if what == "skipped" else more if what == "failed" else "",
+                key="" if lookup is None else lookup.key.hex(),
+            )
+        elif what == "retried":
+            self._attempts[call.number] = more[0] + 1
+
+
+_STATES = {"finished": "finished", "recalled": "finished", "failed": "failed", "skipped": "skipped"}
+
+
+def _both(one: Callable[[Note], None] | None, other: Callable[[Note], None]) -> Callable[[Note], None]:
+    if one is None:
+        return other
+
+    def tell(note: Note) -> None:
+        one(note)
+        other(note)
+
+    return tell
+
+
+def _told(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a run as they can be told to anybody."""
+    plain = (str, int, float, bool, type(None), tuple)
+    return {name: value if isinstance(value, plain) else repr(value) for name, value in options.items()}
+
+
+class Costs(dict[Definition, float]):
+    """What calls of a node are expected to take, in seconds: given, else learned in earlier runs, else as all others.
+
+    >>> from tinygraph import Node
+    >>> known, given, other = Node(abs), Node(max, cost=3.0), Node(min)
+    >>> costs = Costs({"builtins:abs": 0.5, "builtins:max": 0.1})
+    >>> costs[known], costs[given], costs[other]
+    (0.5, 3.0, 1.0)
+    """
+
+    def __init__(self, learned: dict[str, float]) -> None:
+        super().__init__()
+        self._learned = learned
+
+    def __missing__(self, definition: Definition) -> float:
+        cost = definition.expected
+        if definition.cost is None and definition.kind not in (Kind.INPUT, Kind.STATEFUL):
+            cost = self._learned.get(node_of(definition), cost)
+        self[definition] = cost
+        return cost
+
+    def __bool__(self) -> bool:
+        return bool(self._learned)
