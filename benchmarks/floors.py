@@ -24,6 +24,36 @@ def submit_here(function: Callable[..., Any], *args: Any) -> Future[Any]:
     return job
 
 
+@contextmanager
+def remembering(path: str) -> Iterator[Submit]:
+    """Offer a door behind which a task runs once: its value is in one table of SQLite from then on."""
+    import pickle
+    import sqlite3
+    from hashlib import sha256
+
+    database = sqlite3.connect(path, isolation_level=None)
+    database.execute("CREATE TABLE IF NOT EXISTS kept(key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
+    database.execute("BEGIN")
+
+    def submit(function: Callable[..., Any], *args: Any) -> Future[Any]:
+        job: Future[Any] = Future()
+        key = sha256(pickle.dumps((function.__module__, function.__qualname__, args))).hexdigest()
+        row = database.execute("SELECT value FROM kept WHERE key=?", (key,)).fetchone()
+        if row is not None:
+            job.set_result(pickle.loads(row[0]))
+            return job
+        value = function(*args)
+        database.execute("INSERT INTO kept VALUES(?,?)", (key, pickle.dumps(value)))
+        job.set_result(value)
+        return job
+
+    try:
+        yield submit
+        database.execute("COMMIT")
+    finally:
+        database.close()
+
+
 def dispatch(submit: Submit, shape: Shape) -> list[Any]:
     """Run a shape with `graphlib.TopologicalSorter` and a queue of what has completed; return all values."""
     sorter = TopologicalSorter({i: needs for i, (_, _, needs) in enumerate(shape)})

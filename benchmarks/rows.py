@@ -5,6 +5,7 @@ A row is a function that yields lines. What it measures is a cell: a function th
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -454,6 +455,65 @@ def record_and_run(side: str, n: int) -> list[float]:
     return [seconds, float(peak)]
 
 
+# cached
+
+
+def cached(scale: Scale) -> Iterator[Line]:
+    """A run of which everything is kept, the run before that keeps it, and what the key of a large array costs."""
+    n, repeats = scale.size(1_000), scale.repeats(9)
+    found, filled = apart(run_cached, n, repeats)
+    line = Line(f"all cached, {n:,} tasks inline", "us a task", Promise(15.0, 3.35), "bare SQLite")
+    yield replace(line, samples=scaled(found, US / n))
+    line = Line(f"first fill beyond the inline run, {n:,} tasks", "us a task", Promise(60.0, 10.1), "bare SQLite")
+    yield replace(line, samples=scaled(filled, US / n))
+    line = Line("the key of a 100 MB array (blake3)", "ms", None, "the array copied")
+    yield measured(line, MS, key_of_an_array, scale.size(100_000_000), repeats)
+
+
+def run_cached(n: int, repeats: int) -> tuple[Samples, Samples]:
+    """Cell: seconds of a run that finds everything, and of the one that kept it less those of one without a store."""
+    shape = list(shapes.layered(n))
+    expected = shapes.layered_values(n)
+    found: Samples = {OURS: [], FLOOR: []}
+    filled: Samples = {OURS: [], FLOOR: []}
+
+    def seconds_of(run: Callable[[], Any]) -> float:
+        gc.collect()
+        began = time.perf_counter()
+        values = run()
+        took = time.perf_counter() - began
+        if values != expected:
+            raise ValueError("a wrong result")
+        return took
+
+    for turn in range(-1, repeats):
+        with TemporaryDirectory() as folder:
+            plain = seconds_of(ours(shape, executor="inline"))
+            first = seconds_of(ours(shape, executor="inline", store=f"{folder}/store"))
+            again = seconds_of(ours(shape, executor="inline", store=f"{folder}/store"))
+            with floors.remembering(f"{folder}/floor.sqlite") as submit:
+                bare_first = seconds_of(floor(shape, submit))
+            with floors.remembering(f"{folder}/floor.sqlite") as submit:
+                bare_again = seconds_of(floor(shape, submit))
+        if turn >= 0:
+            found[OURS].append(again)
+            found[FLOOR].append(bare_again)
+            filled[OURS].append(first - plain)
+            filled[FLOOR].append(bare_first)
+    return found, filled
+
+
+def key_of_an_array(size: int, repeats: int) -> Samples:
+    """Cell: seconds for the token of an array, beside a copy of it."""
+    import numpy as np
+
+    from tinygraph.store.canonical import token
+
+    array = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
+    sides: dict[str, Side] = {OURS: lambda: lambda: len(token(array)), FLOOR: lambda: lambda: len(array.copy())}
+    return in_turns(sides, lambda length: length in (21, size), repeats)
+
+
 ROWS: dict[str, Callable[[Scale], Iterator[Line]]] = {
     "record": record,
     "inline": inline,
@@ -464,4 +524,5 @@ ROWS: dict[str, Callable[[Scale], Iterator[Line]]] = {
     "dags": dags,
     "nested": nested,
     "million": million,
+    "cached": cached,
 }

@@ -302,6 +302,7 @@ def test_an_option_has_one_line_in_one_table():
 def test_the_options_of_a_class_are_those_of_its_calls():
     given = {"name": "scaler", "outputs": 2, "retries": 3, "timeout": 5, "cost": 0.5, "priority": 1, "where": "thread"}
     given |= {"memory": 10**9, "isolate": True, "check": False}
+    given |= {"cache": True, "version": 2, "key": repr}
     assert given.keys() == NODE_OPTIONS.keys()
     node = Node(Scaler.function, **given)
     assert node.settings() == node.entry.settings() == node.options().settings() == given

@@ -12,12 +12,15 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import tinygraph
 from tinygraph import CancelledError, Node, NodeExit, NodeTimeout, PayloadError, WorkerLost, run
+from tinygraph.events import Printed
+from tinygraph.executors.pool import pool
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.skipif(os.name != "posix", reason="signals and process groups")]
 
@@ -334,6 +337,96 @@ def test_a_cancelled_call_is_stopped_and_the_others_go_on(tmp_path: Path) -> Non
     pid = int((tmp_path / "endless").read_text())
     while Path(f"/proc/{pid}").exists():
         pass
+
+
+# What travels together
+
+
+step_of_two = Node(lambda folder, name, until: met(folder, name, until), name="one of two")
+
+
+def met(folder: str, name: str, until: str) -> str:
+    """Leave a file, and end when there is another."""
+    if name:
+        mark(folder, name)
+        while not Path(folder, until).exists():
+            pass
+    return name
+
+
+def test_two_calls_that_meet_do_so_although_they_were_sent_to_one_worker(tmp_path: Path) -> None:
+    """They are of a kind that is known to be quick: the one behind is given to the other worker."""
+    folder = str(tmp_path)
+    processes: dict[str, Any] = {"executor": "processes", "workers": 2}
+    tinygraph.Graph(*[step_of_two(folder, "", "") for _ in range(200)]).run(**processes)
+    calls = [("one", "other"), ("other", "one"), *[("", "")] * 40]
+    graph = tinygraph.Graph(*[step_of_two(folder, *names) for names in calls])
+    assert graph.run(**processes).value == ("one", "other", *[""] * 40)
+    assert executions(tmp_path, "one") == executions(tmp_path, "other") == 1
+
+
+def test_the_value_of_a_quick_call_does_not_wait_for_a_slow_one_behind_it(tmp_path: Path) -> None:
+    """
+    quick ──► touch       (in the driver)
+    slow                  (sent to the same worker, behind quick; it ends when there is the file)
+    """
+    quick = Node(lambda: None, name="quick", priority=1)
+    tinygraph.Graph(*[quick() for _ in range(200)]).run(executor="processes", workers=1)
+    touch = Node(lambda nothing: Path(tmp_path, "file").touch(), name="touch", where="driver")
+    slow = Node(lambda folder: met(folder, "slow", "file"), name="slow")
+    graph = tinygraph.Graph(touch(quick()), slow(str(tmp_path)))
+    assert graph.run(executor="processes", workers=1).value == (None, "slow")
+
+
+def test_a_timeout_counts_for_a_call_that_was_sent_behind_a_quick_one() -> None:
+    quick = Node(lambda: None, name="quick", priority=1)
+    tinygraph.Graph(*[quick() for _ in range(200)]).run(executor="processes", workers=1)
+    endless = Node(lambda: [None for _ in iter(int, 1)], name="endless", timeout=0.3)
+    result = run(tinygraph.Graph(quick(), endless()), executor="processes", workers=1, on_error="continue")
+    assert [failure.future.name for failure in result.failures] == ["endless"]
+
+
+def test_timeouts_may_be_as_long_as_anybody_likes() -> None:
+    assert Node(abs, timeout=1e7)(-3).resolve(executor="processes", workers=1, timeout=1e10) == 3
+
+
+def test_a_worker_whose_pipe_was_written_into_costs_its_task_one_more_execution(tmp_path: Path) -> None:
+    @Node
+    def culprit(folder: str) -> str:
+        mark(folder, "culprit")
+        if executions(Path(folder), "culprit") == 1:
+            for number in range(3, 100):  # it has no business with any of them
+                if Path(f"/proc/self/fd/{number}").is_socket():
+                    os.write(number, b"hello, what is this?")
+        return "survived"
+
+    result = beside_innocents(tmp_path, culprit)
+    assert result.value == (7, "survived")
+    assert executions(tmp_path, "culprit") == 2
+
+
+def test_a_worker_that_prints_stays_although_sockets_are_to_wait_for_a_while_only(tmp_path: Path) -> None:
+    import socket
+
+    @Node
+    def talk(folder: str) -> int:
+        mark(folder, "talk")
+        print("said")
+        while not Path(folder, "heard").exists():
+            pass
+        return executions(Path(folder), "talk")
+
+    socket.setdefaulttimeout(0.2)
+    try:
+        pool(1).shut_down()
+
+        def hear(event: object) -> None:
+            if isinstance(event, Printed):
+                Path(tmp_path, "heard").touch()
+
+        assert talk(str(tmp_path)).resolve(executor="processes", workers=1, progress=hear) == 1
+    finally:
+        socket.setdefaulttimeout(None)
 
 
 # Values stay where they were made

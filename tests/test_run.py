@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from tinygraph import (
     Finished,
     Graph,
     Node,
+    NodeError,
     NodeExit,
     NodeTimeout,
     OptionError,
@@ -143,6 +145,27 @@ class TakesNoNotes(Exception):
         raise RuntimeError("no notes")
 
 
+@dataclass(frozen=True)
+class Frozen(Exception):
+    code: int
+
+
+class RefusesAttributes(Exception):
+    def __setattr__(self, name, value):
+        raise TypeError("no attributes")
+
+
+class HasNoNotesToShow(Exception):
+    @property
+    def __notes__(self):
+        raise RuntimeError("no notes")
+
+
+class CannotBeAsked(Exception):
+    def __getattribute__(self, name):
+        raise RuntimeError("no questions")
+
+
 class EqualToEverything(Exception):
     def __eq__(self, other):
         raise RuntimeError("no comparing")
@@ -161,42 +184,117 @@ def _chained():
         raise ValueError("second") from error
 
 
-def _raising(error):
+def _raising(make):
     def raises():
-        raise error
+        raise make()
 
     return raises
 
 
 FAULTS = {
-    "two arguments": (_raising(TwoArguments(1, 2)), TwoArguments),
-    "cannot print": (_raising(CannotPrint()), CannotPrint),
-    "takes no notes": (_raising(TakesNoNotes()), TakesNoNotes),
-    "equal to everything": (_raising(EqualToEverything()), EqualToEverything),
+    "two arguments": (_raising(lambda: TwoArguments(1, 2)), TwoArguments),
+    "cannot print": (_raising(lambda: CannotPrint()), CannotPrint),
+    "takes no notes": (_raising(lambda: TakesNoNotes()), TakesNoNotes),
+    "frozen": (_raising(lambda: Frozen(3)), Frozen),
+    "refuses attributes": (_raising(lambda: RefusesAttributes(3)), RefusesAttributes),
+    "has no notes to show": (_raising(lambda: HasNoNotesToShow()), HasNoNotesToShow),
+    "cannot be asked": (_raising(lambda: CannotBeAsked()), NodeError),
+    "equal to everything": (_raising(lambda: EqualToEverything()), EqualToEverything),
     "group": (_group, ExceptionGroup),
     "chained": (_chained, ValueError),
-    "stop iteration": (_raising(StopIteration(3)), StopIteration),
-    "recursion": (_raising(RecursionError("deep")), RecursionError),
-    "memory": (_raising(MemoryError()), MemoryError),
-    "exit": (_raising(SystemExit(3)), NodeExit),
-    "generator exit": (_raising(GeneratorExit()), BaseException),
-    "holds a lock": (_raising(ValueError(threading.Lock())), ValueError),
-    "many words": (_raising(ValueError("x" * 1_000_000)), ValueError),
+    "stop iteration": (_raising(lambda: StopIteration(3)), StopIteration),
+    "recursion": (_raising(lambda: RecursionError("deep")), RecursionError),
+    "memory": (_raising(lambda: MemoryError()), MemoryError),
+    "exit": (_raising(lambda: SystemExit(3)), NodeExit),
+    "generator exit": (_raising(lambda: GeneratorExit()), BaseException),
+    "holds a lock": (_raising(lambda: ValueError(threading.Lock())), ValueError),
+    "many words": (_raising(lambda: ValueError("x" * 1_000_000)), ValueError),
 }
 
 
-@pytest.mark.parametrize("executor", HERE)
+@pytest.mark.parametrize("executor", [*HERE, "processes"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_x9_x10_no_exception_breaks_the_run(fault, executor):
     body, kind = FAULTS[fault]
-    failing = Node(body, name="failing")()
+    node = Node(lambda: body(), name="failing")
     with pytest.raises(kind):
-        failing.resolve(executor=executor)
-    result = run(Graph(add(Node(body)(), 1), add(1, 2)), executor=executor, on_error="continue")
+        node().resolve(executor=executor, workers=2)
+    result = run(Graph(add(node(), 1), add(1, 2)), executor=executor, workers=2, on_error="continue")
     assert [failure.future.state for failure in result.failures] == ["failed"]
     assert isinstance(result.failures[0].exception, kind)
     assert result.graph.targets[1].resolve() == 3
     assert isinstance(result.events, list)
+
+
+@dataclass(frozen=True)
+class FrozenWithAnother(Exception):
+    """What its constructor takes is not what its base was given: it is rebuilt without it."""
+
+    code: int
+
+    def __post_init__(self):
+        BaseException.__init__(self, self.code, "and another")
+
+
+def test_an_exception_that_refuses_attributes_arrives_whole():
+    def fails():
+        raise FrozenWithAnother(7)
+
+    for executor in (*HERE, "processes"):
+        with pytest.raises(FrozenWithAnother) as caught:
+            Node(fails)().resolve(executor=executor, workers=1)
+        assert (caught.value.code, caught.value.args) == (7, (7, "and another"))
+        assert traceback.format_exception(caught.value)
+
+
+class HoldsALock(ValueError):
+    def __init__(self, text, more):
+        super().__init__(text)
+        self.lock, self.more = threading.Lock(), more
+
+
+def test_what_cannot_travel_of_an_exception_is_left_behind():
+    """Whoever catches it in the driver catches it all the same."""
+
+    def fails(how):
+        if how == "attribute":
+            raise HoldsALock("bad", 7)
+        raise ValueError("bad", threading.Lock(), 7)
+
+    node = Node(fails)
+    with pytest.raises(HoldsALock, match="bad") as caught:
+        node("attribute").resolve(executor="processes", workers=1)
+    assert (caught.value.more, hasattr(caught.value, "lock")) == (7, False)
+    with pytest.raises(ValueError, match="bad") as caught:
+        node("argument").resolve(executor="processes", workers=1)
+    first, second, third = caught.value.args
+    assert (first, third) == ("bad", 7)
+    assert second.startswith("<unlocked _thread.lock")
+
+
+def test_the_members_of_a_group_arrive_each_for_itself():
+    def fails():
+        class CannotBePickled(Exception):
+            lock = threading.Lock()
+
+        inner = ExceptionGroup("inner", [KeyError("k"), ValueError(threading.Lock())])
+        raise ExceptionGroup("outer", [ValueError(3), TwoArguments(1, 2), inner, CannotBePickled()])
+
+    with pytest.raises(ExceptionGroup, match="outer") as caught:
+        Node(fails)().resolve(executor="processes", workers=1)
+    first, second, inner, last = caught.value.exceptions
+    assert (type(first), first.args) == (ValueError, (3,))
+    assert (type(second), second.args, second.first) == (TwoArguments, (1, 2), 1)
+    assert [type(member) for member in inner.exceptions] == [KeyError, ValueError]
+    assert (type(last), last.type_name) == (NodeError, "CannotBePickled")
+    handled = []
+    try:
+        raise caught.value
+    except* ValueError as some:
+        handled.append(len(some.exceptions))
+    except* Exception as others:
+        handled.append(len(others.exceptions))
+    assert handled == [2, 3]
 
 
 @pytest.mark.parametrize("executor", HERE)

@@ -9,7 +9,7 @@ import pytest
 
 from tests import simulate
 from tinygraph import CancelledError, Graph, Node, NodeTimeout, OptionError, WorkerLost, run
-from tinygraph.testing import PHASES, Faults, SimulatedError, SimulatedExecutor, SimulationStuck
+from tinygraph.testing import PHASES, Faults, SimulatedError, SimulatedExecutor, SimulationStuck, _Member
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -145,6 +145,76 @@ def test_a_run_that_is_over_leaves_no_worker_busy() -> None:
     assert executor.executions == {"slow": 2}
     assert executor.kills == 2
     sums_of_squares(SimulatedExecutor())
+
+
+def test_an_innocent_runs_once_although_what_was_before_it_was_cancelled_as_it_ended() -> None:
+    """The worker had noted the outcome of a cancelled task, and was at the next, which reports both."""
+    simulate.try_case(53524)
+
+
+def withdrawals(patched: pytest.MonkeyPatch) -> list[int]:
+    """Count how often a worker is told to begin no more."""
+    found: list[int] = []
+    withdraw = _Member.withdraw
+    patched.setattr(_Member, "withdraw", lambda self, *args: found.append(self.number) or withdraw(self, *args))
+    return found
+
+
+def lasting(patched: pytest.MonkeyPatch, seconds: dict[int, float]) -> None:
+    """Have calls with these arguments last so long, whatever their node is known for."""
+    run_body = _Member._run
+
+    def run_for(self: _Member, task: int, index: int, args: tuple[int]) -> tuple[bytes, float]:
+        outcome, usual = run_body(self, task, index, args)
+        return outcome, seconds.get(args[0], usual)
+
+    patched.setattr(_Member, "_run", run_for)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_slow_calls_side_by_side_do_not_wait_for_each_other(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are of a kind that is known to be quick, so they travel together."""
+    found = withdrawals(monkeypatch)
+    lasting(monkeypatch, dict.fromkeys(range(1000, 1004), 3.0))
+    executor = SimulatedExecutor(workers=workers)
+    sums_of_squares(executor, count=200)
+    sums_of_squares(executor, count=2000)
+    assert executor.executions == {"quick": 2200}
+    assert executor.makespan < 12.0 / workers + 1.0
+    assert found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_withdrawn_runs_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = withdrawals(monkeypatch)
+    executor = SimulatedExecutor(seed, Faults(slow=0.1, late=0.1), workers=4)
+    for _ in range(3):
+        sums_of_squares(executor, count=200)
+    assert executor.executions == {"quick": 600}
+    assert executor.deaths == executor.kills == 0
+    assert found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_task_that_its_worker_begins_as_it_is_withdrawn_is_given_back(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker says that it begins it, sees that it may not, and says so; the supervisor has seen that it began."""
+    conflicts = []
+
+    def withdraw(self: _Member, after: int, until: int) -> int:
+        self._withdrawn = range(after + 1, until + 1)
+        if self._chunk and self._task == after:
+            conflicts.append(self._chunk[0][0])
+            return self._chunk[0][0]
+        return self._task
+
+    monkeypatch.setattr(_Member, "withdraw", withdraw)
+    executor = SimulatedExecutor(seed, Faults(slow=0.1, late=0.1), workers=4)
+    for _ in range(3):
+        sums_of_squares(executor, count=200)
+    assert executor.executions == {"quick": 600}
+    assert conflicts
 
 
 def test_idle_workers_are_let_go() -> None:

@@ -83,6 +83,26 @@ def noise(size):
     return random.Random(size).randbytes(size)
 
 
+# ---- copies of a process
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.timeout(20)
+def test_a_forked_child_lets_go_of_nothing_that_is_its_parents(owner, worker):
+    kept, sent = Kept(dumps(noise(LARGE), owner), owner), dumps(noise(LARGE + 1), worker)
+    child = os.fork()
+    if not child:
+        del kept
+        worker.discard(sent)
+        owner.trim()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert kept.fetch() == noise(LARGE)
+    owner.hold(sent)
+    assert loads(sent, owner) == noise(LARGE + 1)
+    owner.release(sent)
+
+
 # ---- every value arrives
 
 

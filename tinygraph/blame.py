@@ -14,14 +14,14 @@ _LONGEST_PATH = 8
 
 def blame(call: Future[Any], error: BaseException, attempts: int) -> None:
     """Add a note to an exception: which node raised it, called where, through which callers, and how often."""
-    if getattr(error, "__tinygraph__", False) or isinstance(error, DepthError):
-        return  # it passed through here before, as the same object, or it says all this itself
     where = " -> ".join(_route(call))
     tried = f", attempt {attempts} of {call.definition.retries + 1}" if call.definition.retries else ""
     try:
+        if getattr(error, "__tinygraph__", False) or isinstance(error, DepthError):
+            return  # it passed through here before, as the same object, or it says all this itself
         error.add_note(f"in node {where}, called at {call.line}{tried}{_arguments(call)}")
         error.__tinygraph__ = True  # type: ignore[attr-defined]
-    except BaseException:  # an exception that takes no attributes still arrives, only without the note
+    except BaseException:  # an exception that has no attributes to give or take still arrives, only without the note
         return
 
 

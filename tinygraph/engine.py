@@ -12,6 +12,7 @@ Everything is iterative: a chain of a million calls and a call with a million de
 
 from __future__ import annotations
 
+import os
 import reprlib
 import threading
 from collections import deque
@@ -86,6 +87,10 @@ class Recall(Protocol):
     def settings(self) -> Any:
         """What a worker needs to know to keep values itself; None where that is for the driver to do."""
 
+    @property
+    def codecs(self) -> bytes:
+        """The codecs that the program has registered, as workers need them; nothing if there are none."""
+
     def lookup_of(self, call: Future[Any]) -> Any:
         """Return under what the value of a call that runs is to be kept; None for what is not kept."""
 
@@ -114,6 +119,7 @@ class Engine:
         self.keep_going = options["on_error"] == "continue"
         self.max_depth: int = options["max_depth"]
         self.lock = threading.Lock()
+        self.pid = os.getpid()  # a forked child has a copy of all this, and nobody who would go on with it
         self.calls: list[Future[Any]] = []
         self.lanes = {"driver": Lane(), "thread": Lane(), "process": Lane()}
         self.driver = self.lanes["driver"]
@@ -159,7 +165,8 @@ class Engine:
             if not call._waiting:
                 self._ready(call)
         if not self.left:
-            self.over.set()
+            with self.lock:  # a signal handler that cancels the run sets it as well, and not while this does
+                self.over.set()
 
     def _claim(self, wanted: Iterable[Future[Any]]) -> list[Future[Any]]:
         """Make the wanted calls, and whatever they need, calls of this run; return those that are new to it."""
@@ -174,7 +181,7 @@ class Engine:
     def _claim_into(self, fresh: list[Future[Any]], wanted: Iterable[Future[Any]]) -> None:
         with claiming:
             for call in wanted:
-                if call._engine is None and call.state is WAITING:
+                if (call._engine is None and call.state is WAITING) or self._is_orphan(call):
                     fresh.append(call)
                     call._dependents = []
                     call._engine = self
@@ -194,7 +201,7 @@ class Engine:
                             need._waiting += 1
                         else:
                             waiting += self._meet(need, call)
-                    elif engine is None and need.state is WAITING:
+                    elif (engine is None and need.state is WAITING) or self._is_orphan(need):
                         waiting += 1
                         fresh.append(need)
                         need._dependents = [call]
@@ -206,6 +213,14 @@ class Engine:
                 call._waiting = waiting
                 if not waiting and call.definition.kind is Kind.INPUT:
                     self.inputs.append(call)
+
+    def _is_orphan(self, call: Future[Any]) -> bool:
+        """Whether only the process that this one was forked from has the run of a call, which is free then."""
+        engine = call._engine
+        if engine is None or engine.pid == self.pid or call.state in SETTLED:
+            return False
+        call.state = WAITING
+        return True
 
     def _meet(self, call: Future[Any], dependent: Future[Any] | None) -> int:
         """Deal with a needed call that is not ours: failed before, released, or in the hands of another run."""
@@ -770,16 +785,17 @@ class Engine:
             self.inbox.clear()
             self.foreign.clear()
             for call in self.calls:
-                if call.state not in SETTLED:
-                    call.state = WAITING
-                call._engine = None
-                call._dependents = _NOBODY
+                if call._engine is self:  # else we never got it, or gave it back: another run may have it by now
+                    if call.state not in SETTLED:
+                        call.state = WAITING
+                    call._dependents = _NOBODY
+                    call._engine = None  # at last: from here on anybody may claim it
             for lane in self.lanes.values():
                 lane.queue.clear()
-            watchers, self.watchers = self.watchers, {}
-        for call, tells in watchers.items():
-            for tell in tells:
+        for call in list(self.watchers):  # to be told twice does no harm, and not to be told does
+            for tell in self.watchers.get(call, ()):
                 tell(call)
+            self.watchers.pop(call, None)
 
     # Telling
 

@@ -21,7 +21,7 @@
     ├── PayloadError (TypeError)            an argument or a result that cannot be pickled; names the part
     ├── CancelledError                      the run, or the future, was cancelled
     ├── ReleasedError (LookupError)         a value that nobody held and that was let go
-    ├── UnhashableArgumentError (TypeError) a value that has no key; names its path, and the way out
+    ├── UnhashableArgumentError (TypeError)  a value that has no key; names its path, and the way out
     ├── StoreError                          a store that cannot be used, or read
     │   ├── StoreUntrusted                  somebody else could have written to it
     │   ├── DamagedEntry                    what lies in it is not what was put there

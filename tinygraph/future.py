@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextvars import ContextVar
@@ -109,6 +110,8 @@ recording: ContextVar[Recorder | None] = ContextVar("tinygraph.recording", defau
 
 # Claiming a call for a run is exclusive across all runs of the process.
 claiming = RLock()  # a signal handler may cancel a future in the midst of it
+if hasattr(os, "register_at_fork"):  # whoever held it is no thread of the child
+    os.register_at_fork(after_in_child=claiming._at_fork_reinit)  # type: ignore[attr-defined]
 
 _active = recording.get
 _next_number = count().__next__
@@ -273,6 +276,9 @@ class Future(Generic[R]):
         """
         with claiming:
             engine = self._engine
+            if engine is not None and engine.pid != os.getpid():  # only the parent of this process has its run
+                engine = self._engine = None
+                self.state = self.state if self.state in SETTLED else WAITING
             if engine is None:
                 if self.state is WAITING:
                     self.state, self.value = State.CANCELLED, CancelledError(f"{self.name!r} was cancelled")

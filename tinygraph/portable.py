@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterable
-from types import FrameType
+from time import monotonic
+from types import FrameType, ModuleType
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -15,7 +17,7 @@ from tinygraph.future import MISSING, SETTLED, Expansion, Future, Place, State, 
 # Futures that have crossed, so that one that comes twice, or comes home, is one. It keeps none of them alive.
 _known: WeakValueDictionary[tuple[str, int], Future[Any]] = WeakValueDictionary()
 _process: list[str] = []
-_scripts: set[str] = set()
+_scripts: set[str] = set()  # modules that no other process is to import, or could
 
 
 class Ref:
@@ -46,15 +48,22 @@ def spare_scripts() -> None:
             name = frame.f_globals.get("__name__")
             module = sys.modules.get(str(name))
             if name != "__main__" and name not in _scripts and vars(module or object) is frame.f_globals:
-                import cloudpickle
-
-                cloudpickle.register_pickle_by_value(module)
-                _scripts.add(str(name))
+                _send_as_code(str(name))
         frame = frame.f_back
+    _meet_modules()
+
+
+def _send_as_code(module: str) -> None:
+    """Let what is defined in a module travel as code, and not by its name."""
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[module])
+    _scripts.add(module)
 
 
 def is_importable(node: Any) -> bool:
     """Whether another process finds a node by its name."""
+    _meet_modules()
     module, name = node.__dict__.get("__module__"), node.__dict__.get("__qualname__")
     if module == "__main__" or module not in sys.modules or module in _scripts:
         return False
@@ -62,6 +71,123 @@ def is_importable(node: Any) -> bool:
     for part in str(name).split("."):
         found = getattr(found, part, None)
     return found is node
+
+
+# The user's modules. Nodes travel by name where they can be imported, so other processes must find what is here.
+
+_LIBRARIES = os.path.dirname(os.__file__) + os.sep
+_LOOK = 1.0  # seconds between two looks at their files
+
+Stamp = tuple[int, int] | None  # of a file: when it was changed last, and its size
+
+
+class _Modules:
+    """What is known of them."""
+
+    def __init__(self) -> None:
+        self.met: set[str] = set()  # by name, those of libraries as well
+        self.last: tuple[int, str] = 0, ""  # how many modules there were, and the last, when they were met
+        self.own: dict[str, tuple[Any, Stamp]] = {}  # how each was loaded, and its file as it was then
+        self.edition = 0
+        self.looked = 0.0
+
+
+_modules = _Modules()
+
+
+def edition() -> int:
+    """Return a number that is another one once a module of the user's has been reloaded, or imported anew.
+
+    Whoever imported it before has the old code. Asked at each run, so it looks at no more than a few names.
+    """
+    _meet_modules()
+    loaded = sys.modules.get
+    for name, (spec, _) in list(_modules.own.items()):
+        now = getattr(loaded(name), "__spec__", spec)
+        if now is not spec:
+            _modules.own[name] = now, _stamp(now)
+            _modules.edition += 1
+    if monotonic() > _modules.looked + _LOOK:
+        _modules.looked = monotonic()
+        _tell_of_edits()
+    return _modules.edition
+
+
+def _tell_of_edits() -> None:
+    for name, (spec, stamp) in list(_modules.own.items()):
+        now = _stamp(spec)
+        if now != stamp and name in sys.modules:
+            _modules.own[name] = spec, now
+            warnings.warn(
+                f"the file of module {name!r} has changed since it was imported here: worker processes that start from "
+                f"now on run what it says now, and this one what it said then; reload the module, or start anew",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _meet_modules() -> None:
+    """Look at modules that are new here: which are the user's, and could another process import them?"""
+    modules = sys.modules
+    last = len(modules), next(reversed(modules))
+    if last == _modules.last:
+        return
+    _modules.last = last
+    for name, module in list(modules.items()):
+        if name in _modules.met:
+            continue
+        _modules.met.add(name)
+        known = object.__getattribute__(module, "__dict__") if isinstance(module, ModuleType) else {}
+        spec = known.get("__spec__")
+        if known.get("__name__") != name or not _is_own(name, spec):
+            continue
+        if spec is not None:
+            _modules.own[name] = spec, _stamp(spec)
+        if name not in _scripts and not _is_found(name, spec):
+            _send_as_code(name)
+
+
+def _is_own(name: str, spec: Any) -> bool:
+    """Whether a module is the user's, and no part of a library."""
+    top = name.partition(".")[0]
+    if top in ("__main__", "__mp_main__", "tinygraph") or top in sys.stdlib_module_names:
+        return False
+    if spec is None:  # made by hand: by whoever made the package that it is in
+        above = sys.modules.get(top) if top != name else None
+        return above is None or _is_own(top, getattr(above, "__spec__", None))
+    place = spec.origin or next(iter(spec.submodule_search_locations or ()), "")
+    return place not in ("built-in", "frozen") and not (
+        place.startswith(_LIBRARIES) or "site-packages" in place or "dist-packages" in place
+    )
+
+
+def _is_found(name: str, spec: Any) -> bool:
+    """Whether another process that imports a module gets this one."""
+    if spec is None or spec.name != name or (spec.origin is None and spec.submodule_search_locations is None):
+        return False
+    package = name.rpartition(".")[0]
+    path = getattr(sys.modules.get(package), "__path__", None) if package else None
+    for finder in sys.meta_path:
+        try:
+            found = finder.find_spec(name, path, None)
+        except Exception:  # of somebody's own
+            continue
+        if found is not None:
+            # A finder of the program's own is not there in other processes, unless it is an installer's, of files.
+            return found.origin == spec.origin and (spec.origin is None or os.path.exists(_file_of(spec.origin)))
+    return False
+
+
+def _file_of(origin: str) -> str:
+    return origin.partition(".zip")[0] + ".zip" if ".zip" + os.sep in origin else origin
+
+
+def _stamp(spec: Any) -> Stamp:
+    try:
+        seen = os.stat(spec.origin)
+    except (OSError, TypeError):  # it has none, or has it no more
+        return None
+    return seen.st_mtime_ns, seen.st_size
 
 
 def reduce_future(future: Future[Any]) -> tuple[Any, ...]:

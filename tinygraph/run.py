@@ -200,13 +200,14 @@ class Run:
             engine.start()
             return engine
 
-        with Interruptible(lambda: self._engine):
+        with Interruptible(lambda: self._engine) as interruptible:
             try:
                 engine = engine_for(self._targets)
                 if engine.inputs or inputs:
                     engine.close()
                     self._wanted = bound(self._targets, inputs)
                     engine = engine_for(self._wanted)
+                interruptible.heed()
                 if self._cancelled:
                     raise CancelledError("the run was cancelled")
                 if not engine.over.is_set():

@@ -36,8 +36,9 @@ from tinygraph.executors.coroutines import Coroutines
 from tinygraph.executors.envelope import describe_error
 from tinygraph.executors.segments import Parcel, Segments
 from tinygraph.executors.supervisor import STILLBORN, Supervisor
-from tinygraph.executors.worker import RAISED, REPORT_EVERY, Bench
+from tinygraph.executors.worker import RAISED, REPORT_EVERY, UNTOUCHED, Bench
 from tinygraph.future import SETTLED, State, recording
+from tinygraph.store.repeat import differences as differences
 
 # When a worker may die around a task.
 PHASES = ("before", "computing", "noted", "sending", "sent")
@@ -359,6 +360,7 @@ class _Member:
         self._current: tuple[str, tuple[Any, ...]] | None = None  # what would be lost with this worker
         # What real workers share with their supervisor: the ledger, and the two directions of the pipe.
         self._task, self._began = 0, 0.0
+        self._withdrawn = range(0)
         self._noted: list[bytes] = []
         self._pending: list[bytes] = []
         self._reported = 0.0
@@ -390,6 +392,10 @@ class _Member:
 
     def running(self) -> tuple[int, float]:
         return self._task, self._began
+
+    def withdraw(self, after: int, until: int) -> int:
+        self._withdrawn = range(after + 1, until + 1)
+        return self._task
 
     def unsent(self) -> list[bytes]:
         return list(self._noted)
@@ -455,6 +461,10 @@ class _Member:
             self._die()
             return
         self._task, self._began = task, machine.now()
+        if task in self._withdrawn:
+            untouched = self._bench.leave(task)
+            self._later(0.0, lambda: self._finish(untouched, phase))
+            return
         outcome, seconds = self._run(task, index, args)
         if phase == "computing":
             self._later(seconds * machine.random.random(), self._die)
@@ -538,8 +548,11 @@ class _Member:
 
     def _tell(self, outcome: bytes) -> None:
         """Note in the trace that an execution counts, whatever becomes of this worker now."""
+        sort = pickle.loads(outcome)[1]
+        if sort == UNTOUCHED:
+            return
         assert self._current is not None
-        what = "raised" if pickle.loads(outcome)[1] == RAISED else "finished"
+        what = "raised" if sort == RAISED else "finished"
         self._machine.note(what, self.number, *self._current)
         self._current = None
 

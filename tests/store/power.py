@@ -178,6 +178,7 @@ def lose_power(seeds, durable):
             there = {i for i in kept if entries.find(key_of(i)) is not None}
             entries.close()
             try:
+                assert not durable or there == kept, f"lost {kept - there}"
                 check(after, kept if durable else set())
             except BaseException as error:
                 raise AssertionError(f"seed {seed}: {error}; {told}") from error

@@ -453,7 +453,6 @@ def told_apart():
             "masked": np.ma.array([1, 2, 3], mask=[0, 1, 0]),
             "unmasked": np.ma.array([1, 2, 3]),
             "long double": np.ones(3, np.longdouble),
-            "matrix": np.matrix([[1, 2]]),
             "records": np.rec.array([(1, 2.0)], dtype=[("x", "i4"), ("y", "f8")]),
             "of a class": np.zeros(2).view(Tagged),
             "of a class, with an attribute": with_attributes(np.zeros(2).view(Tagged), unit="m"),
@@ -694,7 +693,7 @@ def refused():
             ("in a frame", pd.DataFrame({"z": [threading.Lock()]}), r"argument 'x'\['z'\]\[0\] has no key"),
             ("in a partial", functools.partial(helper, threading.Lock()), r"argument 'x'\.args\[0\] has no key"),
             ("future", leaf(1), "argument 'x' has no key: <Future .*> has no value yet"),
-            ("address", Addressed(), "an Addressed is pickled by its address|address in memory"),
+            ("address", Addressed(), "Addressed is pickled by its address"),
             ("description", Described(), "address in memory"),
         ]
 

@@ -93,6 +93,35 @@ def test_each_living_writer_has_a_file_of_its_own_and_dead_ones_leave_theirs(fol
     third.close()
 
 
+def test_of_two_writers_that_find_a_new_file_one_has_it(folder, monkeypatch):
+    """A writer makes its file; before it has locked it another one finds it there, and takes it for left behind."""
+    one, other = Journal(folder, SEAL, durable=False), Journal(folder, SEAL, durable=False)
+    real = disk.make
+
+    def found_at_once(path):
+        fd = real(path)
+        monkeypatch.setattr(disk, "make", real)
+        other.append(key(1), b"other")
+        return fd
+
+    monkeypatch.setattr(disk, "make", found_at_once)
+    one.append(key(0), b"one")
+    assert one.pack != other.pack
+    assert records(folder, one.pack)[0] == [(key(0), b"one")]
+    assert records(folder, other.pack)[0] == [(key(1), b"other")]
+    one.close()
+    other.close()
+
+
+def test_where_there_are_no_locks_each_writer_has_a_new_file(folder, monkeypatch):
+    monkeypatch.setattr(disk, "lock", lambda fd, **_: None)
+    for i in range(3):
+        journal = Journal(folder, SEAL, durable=False)
+        journal.append(key(i), b"")
+        journal.close()
+    assert len(files(folder)) == 3
+
+
 def test_a_forked_child_writes_to_a_file_of_its_own(folder, writer):
     writer.append(key(0), b"parent")
     child = os.fork()

@@ -350,7 +350,7 @@ def test_what_cannot_be_kept_is_returned_and_said_once(store):
     def make(x):
         return threading.Lock()
 
-    with pytest.warns(UserWarning, match="'make' could not be kept.*lock") as told:
+    with pytest.warns(RuntimeWarning, match="'make' could not be kept.*lock") as told:
         result = run(Graph(make(1), make(2)), store=store, executor="inline")
         assert all(type(value).__name__ == "lock" for value in result.value)
     assert len(told) == 1

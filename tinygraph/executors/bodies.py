@@ -14,7 +14,7 @@ from tinygraph.capture import Nested
 from tinygraph.checks import check_arguments, parameters_of, surely_fit
 from tinygraph.definition import Definition, Kind
 from tinygraph.engine import Engine, expands
-from tinygraph.errors import NodeExit, NodeTimeout
+from tinygraph.errors import NodeError, NodeExit, NodeTimeout
 from tinygraph.future import Elsewhere, Future, Recorder, recording
 from tinygraph.seeds import Source, restore, source, sow, states
 
@@ -96,13 +96,12 @@ class Bodies:
         except BaseException as error:
             engine.lock.acquire()
             recorder.calls, recorder.error = [], None
-            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            if issubclass(type(error), KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise  # the user's own Ctrl-C, while a body ran in the main thread
-            if isinstance(error, SystemExit):
-                error = exit_of(definition.name, error)
-            elif error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-                error.__traceback__ = error.__traceback__.tb_next  # from the user's frame on, not ours
-            engine.raised(call, error, began, self.worker)
+            tail = BaseException.__getattribute__(error, "__traceback__").tb_next
+            if tail is not None:
+                BaseException.with_traceback(error, tail)  # from the user's frame on; by assignment a class may refuse
+            engine.raised(call, as_raised(definition.name, error), began, self.worker)
             return
         recorder.caller = None
         made, ended = recorder.calls, None
@@ -192,11 +191,21 @@ def too_slow(call: Future[Any], end: str) -> NodeTimeout:
     return NodeTimeout(f"{call.name!r} took longer than its timeout of {call.definition.timeout:g} s; {end}")
 
 
-def exit_of(name: str, error: SystemExit) -> NodeExit:
-    """Return what a node's `sys.exit` becomes: an error of the node, not the end of the program."""
-    said = NodeExit(f"{name!r} called sys.exit({error.code!r})")
-    said.__cause__ = error
-    return said
+def as_raised(name: str, error: BaseException) -> BaseException:
+    """Return what a node raised as everybody can deal with it: nearly always itself.
+
+    A node's `sys.exit` is an error of the node, not the end of the program. And what cannot even be asked for its class,
+    because its `__getattribute__` raises, would break whoever looks at it.
+    """
+    try:
+        if not isinstance(error, SystemExit):
+            return error
+        said = NodeExit(f"{name!r} called sys.exit({error.code!r})")
+        said.__cause__ = error
+        return said
+    except BaseException:
+        kind = type(error).__name__
+        return NodeError(f"{name!r} raised {kind}, which cannot be looked at", type_name=kind, traceback="")
 
 
 def close(thing: Any) -> None:

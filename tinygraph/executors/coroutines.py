@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from tinygraph.engine import Engine, expands, why_unusable
-from tinygraph.executors.bodies import Bodies, exit_of, too_slow
+from tinygraph.executors.bodies import Bodies, as_raised, too_slow
 from tinygraph.future import FINISHED, SETTLED, Future, Recorder, recording
 from tinygraph.seeds import Source, source
 
@@ -101,8 +101,7 @@ class Coroutines:
         except BaseException as error:
             if self._closing:
                 return  # the run is over, and this body was cancelled with it: it may run again another time
-            if isinstance(error, SystemExit):
-                error = exit_of(call.name, error)
+            error = as_raised(call.name, error)
             with engine.lock:
                 if isinstance(error, TimeoutError) and limit.expired():
                     engine.gave_up(call, too_slow(call, "it was cancelled"), began, 0)

@@ -16,7 +16,7 @@ from tinygraph.executors.coroutines import Coroutines
 from tinygraph.executors.local import work
 from tinygraph.executors.output import Outlet
 from tinygraph.executors.pool import Pool, pool
-from tinygraph.portable import spare_scripts
+from tinygraph.portable import edition, spare_scripts
 
 
 class Crew:
@@ -84,6 +84,7 @@ class _Shift:
             self._pool = pool(self._workers)
             processes.wake = self._pool.bell
             spare_scripts()
+            self._pool.renew(edition())
             self._pool.open(engine, self._workers, self._outlet, snapshot())
         if self._pool is not None and engine.dropped:
             self._pool.ring()

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from tinygraph.blame import text_of
 from tinygraph.capture import parts_of
 from tinygraph.checks import parameters_of
 from tinygraph.definition import Definition
 from tinygraph.errors import NodeError, PayloadError
 from tinygraph.executors.ambient import dumps
-from tinygraph.executors.bodies import exit_of, run_body
+from tinygraph.executors.bodies import as_raised, run_body
 from tinygraph.future import Future, Recorder, recording
 from tinygraph.portable import pack, unpack
 from tinygraph.seeds import Source, source, sow
@@ -101,7 +102,7 @@ def perform(payload: bytes) -> bytes:
         value, made = _run(definition, args, kwargs)
         return _encoded_value(name, value, made, perf_counter() - began)
     except BaseException as error:
-        error = exit_of(name, error) if isinstance(error, SystemExit) else error
+        error = as_raised(name, error)
         return pickle.dumps((False, os.getpid(), perf_counter() - began, describe_error(error), b""))
 
 
@@ -113,8 +114,7 @@ def perform_here(definition: Definition, args: list[Any], kwargs: dict[str, Any]
         value, made = _run(definition, args, kwargs)
         return Outcome(value, None, perf_counter() - began, worker, made)
     except BaseException as error:
-        error = exit_of(definition.name, error) if isinstance(error, SystemExit) else error
-        return Outcome(None, error, perf_counter() - began, worker)
+        return Outcome(None, as_raised(definition.name, error), perf_counter() - began, worker)
 
 
 def decode(reply: bytes) -> Outcome:
@@ -165,40 +165,89 @@ def describe_error(error: BaseException) -> tuple[str, str, str, bytes]:
     """Return an exception as type name, one line, traceback and, where it can be pickled, itself."""
     import cloudpickle
 
-    text = "".join(traceback.format_exception(error))
-    try:
-        words = f"{type(error).__name__}: {error}"
-    except BaseException:  # an exception that cannot print itself
-        words = type(error).__name__
     body = b""
-    for form in (error, (type(error), error.args, getattr(error, "__dict__", {}))):
-        try:  # as itself, else without its constructor, which may want other arguments
-            body = cloudpickle.dumps(form)
+    for form in (_itself, _without_constructor, _what_travels):
+        try:
+            body = cloudpickle.dumps(form(error))
             _rebuilt(pickle.loads(body))
             break
         except BaseException:  # whatever a user's class does when it is pickled
             body = b""
-    return type(error).__name__, words, text, body
+    return type(error).__name__, text_of(error), _traceback_of(error), body
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException:  # notes, a cause or a class that it cannot be asked for
+        lines = traceback.format_tb(BaseException.__getattribute__(error, "__traceback__"))
+        return "".join(["Traceback (most recent call last):\n", *lines, text_of(error), "\n"])
+
+
+# Forms of an exception. Its attributes are got and set past what its class may say to that.
+
+
+def _itself(error: BaseException) -> Any:
+    return error
+
+
+def _without_constructor(error: BaseException) -> Any:
+    """For a class whose constructor wants other arguments than it hands on."""
+    args, state = (BaseException.__getattribute__(error, name) for name in ("args", "__dict__"))
+    return type(error), args, state
+
+
+def _what_travels(error: BaseException) -> Any:
+    """Without what cannot be pickled, so that it is caught where it should be; of a group, each member for itself."""
+    kind, args, state = _without_constructor(error)
+    state = {name: value for name, value in state.items() if _travels(value)}
+    if isinstance(error, BaseExceptionGroup):
+        return kind, error.message, [describe_error(member) for member in error.exceptions], state
+    return kind, tuple([arg if _travels(arg) else _words_for(arg) for arg in args]), state
+
+
+def _travels(thing: Any) -> bool:
+    import cloudpickle
+
+    try:
+        pickle.loads(cloudpickle.dumps(thing))
+    except BaseException:
+        return False
+    return True
+
+
+def _words_for(thing: Any) -> str:
+    try:
+        return repr(thing)
+    except BaseException:
+        return f"<{type(thing).__name__}>"
 
 
 def rebuild_error(type_name: str, words: str, text: str, body: bytes) -> BaseException:
     """Return the exception that was described; one that cannot be rebuilt becomes a :class:`NodeError`."""
-    try:
-        error = _rebuilt(pickle.loads(body)) if body else None
-    except BaseException:  # a user's class again
-        error = None
-    if error is None:
-        error = NodeError(words, type_name=type_name, traceback=text)
-    if error.__cause__ is None:
-        error.__cause__ = RemoteTraceback(text)
+    error = _rebuilt_or_told(type_name, words, text, body)
+    if BaseException.__getattribute__(error, "__cause__") is None:
+        BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))
     return error
+
+
+def _rebuilt_or_told(type_name: str, words: str, text: str, body: bytes) -> BaseException:
+    try:
+        return _rebuilt(pickle.loads(body))
+    except BaseException:  # there is none, or a user's class again
+        return NodeError(words, type_name=type_name, traceback=text)
 
 
 def _rebuilt(form: Any) -> BaseException:
     if isinstance(form, BaseException):
         return form
-    cls, args, state = form
-    error: BaseException = cls.__new__(cls, *args)
-    error.args = args
-    error.__dict__.update(state)
+    error: BaseException
+    if len(form) == 4:
+        cls, message, members, state = form
+        error = BaseExceptionGroup.__new__(cls, message, [_rebuilt_or_told(*member) for member in members])
+    else:
+        cls, args, state = form
+        error = cls.__new__(cls, *args)
+        BaseException.__setattr__(error, "args", args)
+    BaseException.__getattribute__(error, "__dict__").update(state)
     return error

@@ -31,23 +31,29 @@ class Interruptible:
         self._before: Any = None
         self._struck = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Interruptible:
         if threading.current_thread() is threading.main_thread():
             before = signal.getsignal(signal.SIGINT)
             if before is signal.default_int_handler:
                 self._before = before
                 signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def heed(self) -> None:
+        """Raise what came before there was an engine that could be told."""
+        if self._struck:
+            raise KeyboardInterrupt
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-        if self._struck and kind is None:  # when the run was over, or had no engine yet
-            raise KeyboardInterrupt
+        if self._struck and (kind is None or not issubclass(kind, KeyboardInterrupt)):
+            raise KeyboardInterrupt  # it came when the run was over, or had failed just then
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         engine, again, self._struck = self._engine(), self._struck, True
-        if engine is not None:
-            engine.stop(KeyboardInterrupt())
+        if engine is not None:  # the driver reads it in its next step: it may be in the midst of one, and hold a lock
+            engine.post(lambda: engine.stop(KeyboardInterrupt()))
         if again or _in_body(frame):
             raise KeyboardInterrupt
 
@@ -58,6 +64,8 @@ def _in_body(frame: FrameType | None) -> bool:
         if frame.f_globals is vars(books):
             return False
         if frame.f_code is Bodies.perform.__code__:
-            return True
+            # In its `try`: what is raised before or after that, it does not see, and does not hold the engine's lock.
+            known = frame.f_locals
+            return "began" in known and not known.keys() & {"value", "error"}
         frame = frame.f_back
     return False

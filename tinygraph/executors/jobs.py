@@ -74,8 +74,10 @@ class Jobs:
                 if call.definition.kind is Kind.COROUTINE:
                     coroutines.start(call)
                 else:
-                    bodies.perform(call)
-                    lock.release()
+                    try:
+                        bodies.perform(call)
+                    finally:  # it has the lock, also when it raises: Ctrl-C
+                        lock.release()
                 continue
             if len(self._jobs) >= self._window():
                 return

@@ -4,7 +4,11 @@ A small file that both map. The worker notes each task before it begins and each
 short tasks are sent together, and should the worker die before that, they are all here. So a death costs the one task
 that was running, and nothing that had ended runs again::
 
-    task: u64 | began: f64 | used: u32 | outcomes: (length: u32, bytes) ...
+    task | began | after | until | used: u32 | outcomes: (length: u32, bytes) ...
+
+The supervisor notes in it as well: the tasks after one and until another are withdrawn, and the worker begins none of
+them. It says that it begins a task before it looks whether that is withdrawn, and the supervisor looks what has begun
+after it has withdrawn the rest: one of the two sees the other.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ import os
 from struct import Struct
 from time import monotonic
 
-_HEAD = Struct("<QdI")
-_TASK = Struct("<Qd")
+# As the machine has them, so that each is written and read in one piece.
+_NUMBER, _TIME = Struct("@Q"), Struct("@d")
+_TASK_AT, _BEGAN_AT, _AFTER_AT, _UNTIL_AT, _USED_AT = range(0, 40, 8)
 _LENGTH = Struct("<I")
-_USED_AT = _TASK.size
+_OUTCOMES_AT = _USED_AT + _LENGTH.size
 
 CAPACITY = 1 << 16
 
@@ -32,6 +37,8 @@ class Ledger:
     (7, [b'out'])
     >>> worker.clear(); supervisor.outcomes()
     []
+    >>> supervisor.withdraw(7, 9); [task for task in (7, 8, 9, 10) if worker.is_withdrawn(task)]
+    [8, 9]
     """
 
     def __init__(self, path: str) -> None:
@@ -60,17 +67,28 @@ class Ledger:
 
     def begin(self, task: int) -> None:
         """Note that the worker begins a task."""
-        _TASK.pack_into(self._map, 0, task, monotonic())
+        _TIME.pack_into(self._map, _BEGAN_AT, monotonic())  # first: a task never goes with the time of one before it
+        _NUMBER.pack_into(self._map, _TASK_AT, task)
+
+    def is_withdrawn(self, task: int) -> bool:
+        """Whether a task that was noted as begun is to be left alone all the same."""
+        until: int = _NUMBER.unpack_from(self._map, _UNTIL_AT)[0]
+        return task <= until and task > int(_NUMBER.unpack_from(self._map, _AFTER_AT)[0])
+
+    def withdraw(self, after: int, until: int) -> None:
+        """Note that the tasks after one and until another are not to be begun; those of before are long over."""
+        _NUMBER.pack_into(self._map, _AFTER_AT, after)
+        _NUMBER.pack_into(self._map, _UNTIL_AT, until)
 
     def note(self, outcome: bytes) -> bool:
         """Note an outcome; False when it does not fit beside those that are noted."""
-        start = _HEAD.size + self._used
+        start = _OUTCOMES_AT + self._used
         end = start + _LENGTH.size + len(outcome)
         if end > CAPACITY:
             return False
         _LENGTH.pack_into(self._map, start, len(outcome))
         self._map[start + _LENGTH.size : end] = outcome
-        self._used = end - _HEAD.size
+        self._used = end - _OUTCOMES_AT
         # Last, because from here on the outcome counts.
         _LENGTH.pack_into(self._map, _USED_AT, self._used)
         return True
@@ -83,17 +101,17 @@ class Ledger:
     @property
     def task(self) -> int:
         """The task that was begun last; 0 when none was."""
-        return int(_TASK.unpack_from(self._map, 0)[0])
+        return int(_NUMBER.unpack_from(self._map, _TASK_AT)[0])
 
     @property
     def began(self) -> float:
         """When it was begun, in seconds of the monotonic clock."""
-        return float(_TASK.unpack_from(self._map, 0)[1])
+        return float(_TIME.unpack_from(self._map, _BEGAN_AT)[0])
 
     def outcomes(self) -> list[bytes]:
         """Return the outcomes that were noted and not cleared."""
         (used,) = _LENGTH.unpack_from(self._map, _USED_AT)
-        found, at, end = [], _HEAD.size, min(_HEAD.size + used, CAPACITY)
+        found, at, end = [], _OUTCOMES_AT, min(_OUTCOMES_AT + used, CAPACITY)
         while at + _LENGTH.size <= end:
             (length,) = _LENGTH.unpack_from(self._map, at)
             at += _LENGTH.size

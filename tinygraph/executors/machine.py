@@ -7,18 +7,20 @@ supervisor.
 from __future__ import annotations
 
 import io
+import multiprocessing.process
 import os
 import pickle
 import signal
 import socket
 import sys
 import tempfile
+import types
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Pipe
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector
 from struct import Struct
-from time import monotonic
+from time import monotonic, sleep
 from traceback import walk_tb
 from typing import Any
 
@@ -26,13 +28,16 @@ from tinygraph.executors.ambient import THREAD_LIMITS
 from tinygraph.executors.ledger import Ledger
 from tinygraph.executors.output import Hearing, Said
 from tinygraph.executors.segments import Segments
-from tinygraph.executors.worker import main
+from tinygraph.executors.worker import MAGIC, main
 
 _LENGTH, _LONG, _LONGEST = Struct("!i"), Struct("!Q"), 0x7FFFFFFF
+_MOST = 1 << 40  # bytes in a message: more than any machine has
 _PIECE = 1 << 18  # bytes that are read or written at once
 _NOW = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 _FILES = 24  # file numbers that it takes to start a worker, some of them only for a while
 _READS = 16  # pieces that are read from one worker before the others get their turn
+_NOTICED = 0.001  # seconds after which two processes see what both have noted in a mapped file, by far
+_LONGEST_WAIT = 3600.0  # seconds: the kernel counts milliseconds, and not very many
 
 
 class Member:
@@ -70,7 +75,7 @@ class Member:
                 env=environment,
             )
             try:
-                with _streams_that_flush():
+                with _streams_that_flush(), _a_folder(), _no_interrupt():
                     self._process.start()
             except BaseException as error:
                 pipe.close()
@@ -80,8 +85,11 @@ class Member:
                 theirs.close()
                 self._hearing.let_go_of_theirs()
             failing.callback(self._end)
+            # It is ours alone. Whoever keeps account of it signals it or waits for it: at the end, in a forked child.
+            multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
             with pipe:
                 self._pipe = socket.socket(fileno=os.dup(pipe.fileno()))
+            self._pipe.setblocking(False)  # a program may have set how long its sockets wait
             failing.callback(self._pipe.close)
             # The end of the pipe tells of a death, unless a process that the worker forked holds that end as well.
             self.life = _life_of(self._process)
@@ -147,35 +155,46 @@ class Member:
         try:
             for message in self._whole_messages():
                 outcomes += pickle.loads(message)
-        except Exception:  # a node wrote into the pipe
+        except Exception:  # a node wrote into the pipe: what comes after that cannot be read, whatever it is
+            self.kill()
             is_over = True
         return outcomes if outcomes or not is_over else None
 
-    def _whole_messages(self) -> list[bytes]:
+    def _whole_messages(self) -> Iterator[bytes]:
         """Take the messages that are complete out of what has come in."""
-        found: list[bytes] = []
         buffer, at = self._incoming, 0
-        while len(buffer) - at >= _LENGTH.size:
-            (size,), start = _LENGTH.unpack_from(buffer, at), at + _LENGTH.size
-            if size == -1:
-                if len(buffer) - start < _LONG.size:
-                    break
-                (size,), start = _LONG.unpack_from(buffer, start), start + _LONG.size
-            if size < 0:
-                raise ValueError("no message has such a length")
-            if len(buffer) - start < size:
-                break
-            found.append(bytes(buffer[start : start + size]))
-            at = start + size
-        del buffer[:at]
-        return found
+        try:
+            while len(buffer) - at >= _LENGTH.size:
+                (size,), start = _LENGTH.unpack_from(buffer, at), at + _LENGTH.size
+                if size == -1:
+                    if len(buffer) - start < _LONG.size:
+                        return
+                    (size,), start = _LONG.unpack_from(buffer, start), start + _LONG.size
+                begins = buffer[start : start + len(MAGIC)]
+                if not MAGIC.startswith(begins) or not len(MAGIC) <= size <= _MOST:
+                    raise ValueError("no report begins like this")
+                if len(buffer) - start < size:
+                    return
+                at = start + size
+                yield bytes(buffer[start + len(MAGIC) : at])
+        finally:
+            del buffer[:at]
 
     def running(self) -> tuple[int, float]:
         """Return the task that was begun last, 0 for none, and when."""
         return self._was_running or (self._ledger.task, self._ledger.began)
 
+    def withdraw(self, after: int, until: int) -> int:
+        """Have the worker begin no task after one and until another; return the task that it has begun last.
+
+        Of those that are withdrawn it begins none that is not the one returned, and that may be left alone as well.
+        """
+        self._ledger.withdraw(after, until)
+        sleep(_NOTICED)
+        return self._ledger.task
+
     def unsent(self) -> list[bytes]:
-        """Return the outcomes that a dead worker had noted and not sent."""
+        """Return the outcomes that the worker has noted and not sent, if it is dead or in the middle of a task."""
         return self._ledger.outcomes()
 
     @property
@@ -278,7 +297,7 @@ class Machine:
     def listen(self, timeout: float | None) -> list[Member]:
         """Wait until a worker has something to say, the bell rings, or the time is over; return who speaks."""
         speaking: dict[Member, None] = {}
-        ready = self._ears.select(timeout)
+        ready = self._ears.select(timeout if timeout is None else min(timeout, _LONGEST_WAIT))
         self._attentive = False
         for key, events in ready:
             member: Member | None = key.data
@@ -358,6 +377,48 @@ def _streams_that_flush() -> Iterator[None]:
     finally:
         for name, stream in missing.items():
             setattr(sys, name, stream)
+
+
+@contextmanager
+def _a_folder() -> Iterator[None]:
+    """Stand in for the folder of this process if that was removed: the launcher of processes asks for it.
+
+    The worker gets the one of its run before its first task.
+    """
+    try:
+        os.getcwd()
+    except OSError:
+        from loky.backend import spawn
+
+        whole, spawn.os = spawn.os, types.SimpleNamespace(**{**vars(os), "getcwd": lambda: os.sep})
+        try:
+            yield
+        finally:
+            spawn.os = whole
+    else:
+        yield
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach before they are ready for it: they take over what is held back here.
+
+    The trackers that the launcher starts first let go of it as soon as they have been started.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker as of_python
+
+    from loky.backend import resource_tracker as of_loky
+
+    for tracker in (of_loky._resource_tracker, of_python._resource_tracker):
+        tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _life_of(process: Any) -> int:

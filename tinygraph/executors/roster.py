@@ -28,6 +28,7 @@ class Member(Protocol):
     def receive(self) -> list[bytes] | None: ...
     def running(self) -> tuple[int, float]: ...
     def unsent(self) -> list[bytes]: ...
+    def withdraw(self, after: int, until: int) -> int: ...
     def kill(self) -> None: ...
     def bury(self) -> int | None: ...
 
@@ -69,6 +70,7 @@ class Hand:
         "last",
         "late",
         "left",
+        "look_at",
         "member",
         "run",
         "said",
@@ -93,6 +95,7 @@ class Hand:
         self.keeps: tuple[SegmentRef, ...] = ()  # of the large value that it has just made; until its next task
         self.closing: dict[int, float] = {}  # those that it is to close them for, and until when
         self.left: float | None = None  # since when nobody waits for the task that it runs
+        self.look_at = 0.0  # when to look what it is at, if it has several tasks and has not said anything until then
         self.late = 0  # the task for which it was killed, because that took too long
         self.said: Callable[..., list[Said]] = getattr(member, "said", _nothing)
         self.voice: tuple[int, Whose, Engine] | None = None  # the task that said something last

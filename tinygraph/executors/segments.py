@@ -198,7 +198,7 @@ class Segments:
         with self._alone():
             while self._kept:
                 self._kept.popitem()[1].close()
-            if self.is_owner:
+            if self.is_owner and os.getpid() == self._pid:
                 self._free.clear()
                 for stem in self._free_stems():
                     drop(os.path.join(self.folders[0], FREE, stem))
@@ -210,6 +210,8 @@ class Segments:
         self.release_refs()
 
     def release_refs(self, *refs: SegmentRef) -> None:
+        if os.getpid() != self._pid:  # a forked child: what it has are copies, and what they count is its parent's
+            return
         self._gone.extend(refs)
         while self._gone and self._lock.acquire(blocking=False):
             try:
@@ -242,7 +244,7 @@ class Segments:
     def _take_back(self, ref: SegmentRef) -> None:
         if self.is_owner:
             self.release_refs(ref)
-        elif self.folders:
+        elif self.folders and os.getpid() == self._pid:
             drop(self._path(ref))
 
     def count(self, ref: SegmentRef) -> SegmentRef:

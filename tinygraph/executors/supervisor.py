@@ -18,6 +18,7 @@ import pickle
 import signal
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from time import perf_counter
 from typing import Any, Protocol
@@ -49,6 +50,7 @@ from tinygraph.executors.worker import (
     SEEDS,
     SMALL,
     STORED,
+    UNTOUCHED,
 )
 from tinygraph.future import Future, State
 from tinygraph.portable import unpack
@@ -61,6 +63,10 @@ STILLBORN = 10
 IDLE_TIMEOUT = 60.0
 # A task that nobody waits for any more is left alone for so many seconds, in case that it ends by itself.
 GRACE = 0.05
+# Seconds after which it is looked what a worker is at that has several tasks and has reported nothing,
+LOOK = 0.05
+# and how many times longer than expected a task may take before those behind it are given to others.
+OVERDUE = 10
 # The objects of a run have so many seconds to close, before their worker is stopped.
 CLOSING = 30.0
 # Seconds after which it is tried again to start a worker, where that went wrong and others are there.
@@ -110,6 +116,8 @@ class Supervisor:
         self._spare: Hand | None = None
         self._wants_spare = False
         self._idle_since = machine.now()
+        # The run for which it does something, and the call: its classes are pickled then, and may do anything.
+        self.doing: tuple[Engine, str] | None = None
 
     # Runs
 
@@ -127,6 +135,7 @@ class Supervisor:
         with another run.
         """
         done = done or _nobody
+        self.doing = None
         if engine not in self._runs:
             done()
             return
@@ -178,6 +187,24 @@ class Supervisor:
         for engine in self._runs:
             tell(engine, engine.stop, error)
 
+    def serves(self, engine: Engine) -> bool:
+        """Whether a run is served; from any thread."""
+        return engine in self._runs
+
+    def give_up(self, error: BaseException) -> None:
+        """End the workers and every run, in place of the thread that is held up: it may hold the lock of one."""
+        for hand in list(self._hands.values()):
+            hand.member.kill()
+        for engine in list(self._runs):
+            engine.post(partial(engine.stop, error))
+
+    def renew(self) -> None:
+        """Have each worker replaced, as soon as it has done what it has."""
+        for hand in list(self._hands.values()):
+            hand.last = True
+            if not hand.tasks and not hand.closing:
+                self._retire(hand)
+
     def close(self) -> None:
         """End the workers, whatever may be wrong with one of them."""
         hands = list(self._hands.values())
@@ -212,6 +239,7 @@ class Supervisor:
 
     def step(self) -> None:
         """Hand out what is ready, wait for news, and act on it."""
+        self.doing = None
         self._dismiss_surplus()
         self._relay.hear_again()
         self._forget()
@@ -239,6 +267,7 @@ class Supervisor:
             self._bury(hand)
         elif outcomes:
             self._stillborn = 0
+            hand.look_at = self.machine.now() + LOOK
             self._take_report(hand, outcomes)
             if hand.last and not hand.tasks and not hand.closing:
                 self._retire(hand)
@@ -251,6 +280,7 @@ class Supervisor:
             times.append(self._idle_since + IDLE_TIMEOUT - now)
         if self._retry_at > now and self._is_asked_for:
             times.append(self._retry_at - now)
+        times += [hand.look_at - now for hand in self._hands.values() if len(hand.tasks) > 1 and hand.look_at > now]
         for hand in self._hands.values():
             if hand.closing and not hand.late and (until := min(hand.closing.values())) < float("inf"):
                 times.append(until - now)
@@ -259,15 +289,72 @@ class Supervisor:
     def _mind_the_time(self) -> None:
         now = self.machine.now()
         for hand in list(self._hands.values()):
-            deadline = self._deadline(hand)
-            if deadline is not None and now >= deadline:
-                hand.late = next(iter(hand.tasks))
+            try:
+                self._mind(hand, now)
+            except Exception:  # what it has noted cannot be read, or a defect: its tasks are seen to
+                if hand.member not in self._hands:
+                    raise
                 hand.member.kill()
-            elif hand.closing and not hand.late and now >= min(hand.closing.values()):
-                hand.late = -1  # for none of its tasks
-                hand.member.kill()
-            elif not self._runs and now >= self._idle_since + IDLE_TIMEOUT:
-                self._dismiss(hand)
+
+    def _mind(self, hand: Hand, now: float) -> None:
+        """Do what it is time for with a worker."""
+        if len(hand.tasks) > 1 and now >= hand.look_at and not hand.late:
+            self._look_at(hand)
+        deadline = self._deadline(hand)
+        if deadline is not None and now >= deadline:
+            self._end_first(hand)
+        elif hand.closing and not hand.late and now >= min(hand.closing.values()):
+            hand.late = -1  # for none of its tasks
+            hand.member.kill()
+        elif not self._runs and now >= self._idle_since + IDLE_TIMEOUT:
+            self._dismiss(hand)
+
+    def _look_at(self, hand: Hand) -> None:
+        """See what a worker with several tasks is at, and give those to others that are behind a slow one."""
+        now = self.machine.now()
+        running, began = hand.member.running()
+        if running in hand.tasks and running != next(iter(hand.tasks)):
+            self._take_noted(hand, running)  # others have ended: short ones are reported with the next
+        task = hand.tasks.get(running)
+        if task is None:  # it is between two, or has not begun
+            hand.look_at = now + LOOK
+            return
+        overdue_at = began + max(LOOK, OVERDUE * (task.known.seconds or 0.0))
+        if now < overdue_at:
+            hand.look_at = max(overdue_at, now + LOOK)
+        elif len(hand.tasks) > 1 and (self._has_vacancy or idle(self._others)):
+            self._withdraw(hand, running)
+            hand.alone = True
+        # Else it is looked at with every step: when another worker has nothing more to do, that has said so.
+
+    def _take_noted(self, hand: Hand, running: int) -> None:
+        """Take the outcomes that a worker in the middle of a task has noted; it reports them again, to nobody."""
+        noted = hand.member.unsent()
+        if hand.member.running()[0] == running:  # else it may have written anew where we have read
+            self._relay.hear(hand)
+            self._take_report(hand, noted)
+
+    def _withdraw(self, hand: Hand, after: int) -> int:
+        """Take back the tasks that a worker has after one; return the one that it has begun last."""
+        begun = hand.member.withdraw(after, next(self._numbers))
+        for task in [task for number, task in hand.tasks.items() if number > max(after, begun)]:
+            hand.take(task.number)
+            self._let_go(task)
+            tell(task.engine, task.engine.give_back, task.call)
+        return begun
+
+    def _end_first(self, hand: Hand) -> None:
+        """End a worker for its first task, that is late or in vain, if that is what it is at."""
+        first = next(iter(hand.tasks))
+        running, _ = hand.member.running()
+        if len(hand.tasks) > 1 and (running == first or running not in hand.tasks):
+            running = self._withdraw(hand, first)  # so that it does not go on while it dies
+        if running != first and running in hand.tasks:
+            hand.left = self.machine.now()
+            self._take_noted(hand, running)
+        else:  # a worker that has not begun what it was given, ends for it as well
+            hand.late = first
+            hand.member.kill()
 
     def _deadline(self, hand: Hand) -> float | None:
         """Return when the task that a worker is running must have ended: its node says so, or nobody waits for it."""
@@ -310,11 +397,16 @@ class Supervisor:
 
     def _roomiest(self) -> Hand | None:
         """Return the worker that should be sent something: an idle one, a new one, one that soon will be idle."""
-        hands = [hand for hand in self._hands.values() if hand is not self._spare]
+        hands = self._others
         hand = idle(hands)
         if hand is None and self._has_vacancy:
             hand = self._replacement()
         return hand or soon_idle(hands, max([len(engine.lanes["process"].queue) for engine in self._runs], default=0))
+
+    @property
+    def _others(self) -> list[Hand]:
+        """The workers, but for the spare one."""
+        return [hand for hand in self._hands.values() if hand is not self._spare]
 
     @property
     def _has_vacancy(self) -> bool:
@@ -328,6 +420,7 @@ class Supervisor:
     def _hire(self) -> Hand | None:
         """Start a worker; None where that cannot be had now: the others go on, and without any the runs end."""
         now = self.machine.now()
+        self.doing = None
         if self._hands and now < self._retry_at:
             return None
         try:
@@ -367,6 +460,7 @@ class Supervisor:
                     return False
                 hand, fresh.last = fresh, True
             self._alone.popleft()
+            task.number = next(self._numbers)  # not one of those that this worker may have been told to leave alone
             self._try_to_send(hand, [task])
             hand.alone = True
             if hand.last and not hand.tasks:  # it could not be sent
@@ -374,6 +468,7 @@ class Supervisor:
             return True
         for engine in self._runs:
             tasks: list[Task] = []
+            self.doing = engine, ""
             tell(engine, self._take_chunk, engine, tasks)
             if tasks and tasks[-1].is_isolated:
                 self._alone.append(tasks.pop())
@@ -432,6 +527,7 @@ class Supervisor:
         recall = engine.recall
         for task in tasks:
             call, known = task.call, task.known
+            self.doing = engine, call.name
             try:
                 version = known.version
                 if version is None or known.run != run:
@@ -465,9 +561,11 @@ class Supervisor:
         if seeds:
             news[SEEDS] = seeds
         if lookups:
-            news[KEEP] = engine.recall.settings, lookups  # type: ignore[union-attr]
+            assert recall is not None
+            news[KEEP] = recall.settings, recall.codecs, lookups
         if hand.ambient != served.ambient:
             hand.ambient = news[AMBIENT] = served.ambient
+        hand.look_at = self.machine.now() + LOOK
         hand.member.send(pickle.dumps((news, rows)))
 
     def _forget(self) -> None:
@@ -480,7 +578,7 @@ class Supervisor:
 
     def _arguments(self, call: Future[Any], outbox: Outbox) -> Any:
         """Return the arguments of a call for the message: plain ones as they are, others as a parcel."""
-        args, kwargs = arguments_of(call, _as_it_is)
+        args, kwargs = arguments_of(call, self._as_it_is)
         if not kwargs:
             for arg in args:
                 kind = type(arg)
@@ -492,6 +590,10 @@ class Supervisor:
             return dumps((args, kwargs), self.segments, outbox)
         except Exception as error:
             raise why_unpicklable(call.definition, args, kwargs, error) from error
+
+    def _as_it_is(self, value: Any) -> Any:
+        """What is elsewhere stays there: its parcel travels, and the worker opens it. Not what another pool has."""
+        return value.fetch() if type(value) is Kept and value.segments is not self.segments else value
 
     # Taking back
 
@@ -510,6 +612,11 @@ class Supervisor:
             if sort == RELEASED:
                 self._has_closed(hand, number)
             return
+        if sort == UNTOUCHED:
+            self._let_go(task)
+            tell(task.engine, task.engine.give_back, task.call)
+            return
+        self.doing = task.engine, task.call.name
         try:
             self._conclude(hand, task, sort, began, seconds, what, kept)
         except BaseException as error:  # a defect: the task is in no book any more, and its run is not to wait for it
@@ -601,6 +708,7 @@ class Supervisor:
 
     def _dismiss(self, hand: Hand) -> int | None:
         """End a worker and free what it held; return its exit code."""
+        self.doing = None
         del self._hands[hand.member]
         if hand is self._spare:
             self._spare = None
@@ -653,11 +761,6 @@ def tell(engine: Engine, what: Callable[..., object], *args: Any) -> None:
         except BaseException:  # not even that: whoever waits for the run is not to wait for ever
             engine.error = error
             engine.over.set()
-
-
-def _as_it_is(value: Any) -> Any:
-    """What is elsewhere stays there: its parcel travels, and the worker opens it."""
-    return value
 
 
 def _nobody() -> None:

@@ -22,7 +22,7 @@ from tinygraph.blame import text_of
 from tinygraph.capture import ATOMS
 from tinygraph.definition import Kind
 from tinygraph.executors.ambient import Surroundings
-from tinygraph.executors.bodies import close, exit_of, here, run_body
+from tinygraph.executors.bodies import as_raised, close, here, run_body
 from tinygraph.executors.envelope import describe_error, why_no_way_back
 from tinygraph.executors.handover import Handover
 from tinygraph.executors.ledger import Ledger
@@ -40,7 +40,10 @@ KEPT_FOR = 0.1
 # Plain values up to this many characters or bytes travel in the report itself.
 SMALL = 1 << 12
 
-PLAIN, PARCEL, EXPANDED, RAISED, RELEASED, STORED = range(6)  # what sort of outcome it is
+# What sort of outcome it is: the last is none, of a task that was withdrawn before it began.
+PLAIN, PARCEL, EXPANDED, RAISED, RELEASED, STORED, UNTOUCHED = range(7)
+# A report begins with this, so that nothing else that gets into the pipe is taken for one.
+MAGIC = b"\xf6tg\x01"
 # What a message may bring besides definitions, whose numbers are positive: what surrounds its tasks, their seeds, the
 # run that they belong to, a run that is over, definitions that nobody has any more, the store in which values are kept
 # and under what.
@@ -77,8 +80,10 @@ class Bench:
         if news:
             self.seeds.update(news.pop(SEEDS, ()))
             if KEEP in news:
-                self._settings, lookups = news.pop(KEEP)
+                self._settings, codecs, lookups = news.pop(KEEP)
                 self.lookups.update(lookups)
+                if codecs:
+                    learn_codecs(codecs)
             if RUN in news:
                 self._objects = self.held.setdefault(news.pop(RUN), {})
             if RELEASE in news:
@@ -146,9 +151,13 @@ class Bench:
         except BaseException as error:
             self._stay_one()
             seconds = clock() - began
-            if isinstance(error, SystemExit):
-                error = exit_of(name, error)
-            return pickle.dumps((task, RAISED, began, seconds, describe_error(error)))
+            return pickle.dumps((task, RAISED, began, seconds, describe_error(as_raised(name, error))))
+
+    def leave(self, task: int) -> bytes:
+        """Return the outcome of a task that was withdrawn before it began."""
+        self.seeds.pop(task, None)
+        self.lookups.pop(task, None)
+        return pickle.dumps((task, UNTOUCHED, 0.0, 0.0, None))
 
     def opened(self, parcel: Parcel) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments that came in a parcel."""
@@ -181,6 +190,8 @@ class Bench:
         try:
             parcel = dumps(pack(value, made) if travels else value, self.segments)
         except Exception as error:
+            if kept and type(kept[0]) is not str:  # only the store knows how: from there it can be had
+                return pickle.dumps((task, STORED, began, seconds, None, *kept))
             raise why_no_way_back(name, value, error) from error
         finally:
             self.recorder.calls = []  # not to be held until the next task
@@ -194,6 +205,19 @@ class Bench:
             return keep_for_driver(self._settings, lookup, value, seconds)
         except Exception as error:  # a full disk, what cannot be pickled: the value goes its way all the same
             return text_of(error)
+
+
+def learn_codecs(pickled: bytes) -> None:
+    """Register the codecs that the program has, unless they are those that this process had last."""
+    if pickled != _codecs[0]:
+        from tinygraph.store.codecs import codec
+
+        for kind, methods in pickle.loads(pickled):
+            codec(kind)(methods)
+        _codecs[0] = pickled
+
+
+_codecs = [b""]
 
 
 class Worker:
@@ -231,13 +255,14 @@ class Worker:
 
     def _run_chunk(self, tasks: list[tuple[int, int, Any]], surroundings: Surroundings) -> None:
         begin, run, note = self.ledger.begin, self.bench.run, self.ledger.note
+        is_withdrawn = self.ledger.is_withdrawn
         handover = self.bench.handover
         fresh, (out, err) = surroundings.context.copy, surroundings.streams
         pending: list[bytes] = []
         reported = perf_counter()
         for task, definition, args in tasks:
             begin(task)
-            outcome = fresh().run(run, task, definition, args)
+            outcome = self.bench.leave(task) if is_withdrawn(task) else fresh().run(run, task, definition, args)
             if handover.kept:
                 handover.keep_what_is_ours()
             if surroundings.changed or sys.stdout is not out or sys.stderr is not err:
@@ -250,13 +275,14 @@ class Worker:
             self._report(pending)
 
     def _report(self, pending: list[bytes]) -> None:
-        self.pipe.send_bytes(pickle.dumps(pending))
+        self.pipe.send_bytes(MAGIC + pickle.dumps(pending))
         self.ledger.clear()
         pending.clear()
 
 
 def main(pipe: Connection, path: str, folder: str, parent: int, out: Connection, err: Connection, token: bytes) -> None:
     """Be a worker: the target of the process."""
+    pipe, out, err = map(_off_the_streams, (pipe, out, err))
     _settle_in(parent)
     ledger = Ledger(path)
     speak_through(out, err, token, ledger)
@@ -273,13 +299,27 @@ def _settle_in(parent: int) -> None:
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C goes to the parent's group; killing this group takes what a node started with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # it was held back until here, where it is gone
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     # Nodes may have processes of their own: they are in this group, and it ends with us.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     _die_with(parent)
     null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
+    if null != 0:  # it is where the parent has no standard input
+        os.dup2(null, 0)
+        os.close(null)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+
+
+def _off_the_streams(pipe: Connection) -> Connection:
+    """Return a pipe under another number, if it has that of a standard stream: one that its parent does not have."""
+    if pipe.fileno() > 2:
+        return pipe
+    import fcntl
+
+    moved = Connection(fcntl.fcntl(pipe.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+    pipe.close()
+    return moved
 
 
 @contextmanager

@@ -62,6 +62,8 @@ class Store:
     @property
     def history(self) -> str:
         """The folder in which the history of runs lies."""
+        if self.is_file:
+            raise StoreError(f"{self.path!r} is a state file, and has no history: that takes a folder")
         return os.path.join(self.path, "runs")
 
     @property
@@ -113,17 +115,16 @@ class Store:
     def shrink(self, max_bytes: int | str | None = None, max_age: float | None = None) -> Shrunk:
         """Remove what was not used for longest, until limits hold; those of the store, if none are given.
 
-        Nothing is removed while a run uses the store; then the result says so.
+        Nothing is removed while a run uses the store; then the result says so. Values that this program has found and
+        not read yet stay.
         """
         from tinygraph.settings import seconds, size
 
         shelf = self.shelf()
-        from tinygraph.store.entries import Shrunk
-
-        if shelf.held:
-            return Shrunk(0, 0, shelf.entries.size(), "this program has values that it has not read yet")
         most = self.max_bytes if max_bytes is None else size("max_bytes", max_bytes)
-        return shelf.entries.shrink(most, self.max_age if max_age is None else seconds("max_age", max_age))
+        age = self.max_age if max_age is None else seconds("max_age", max_age)
+        shelf.writer.close()  # so that its journal can be written anew
+        return shelf.entries.shrink(most, age, spared=set(shelf.held))
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

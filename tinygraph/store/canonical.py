@@ -12,7 +12,6 @@ count whatever their order, arrays whatever their layout in memory, and equal pa
 
 from __future__ import annotations
 
-import array
 import collections
 import copyreg
 import functools
@@ -22,13 +21,8 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterable
-from datetime import date, datetime, time
-from decimal import Decimal
 from enum import Enum
-from fractions import Fraction
-from pathlib import PurePath
 from typing import Any, NoReturn
-from uuid import UUID
 
 from tinygraph.definition import Definition
 from tinygraph.errors import UnhashableArgumentError
@@ -125,7 +119,7 @@ class Encoder:
     """
 
     def __init__(self, code: Callable[[Any], Any] | None = None, *, numbered: bool = False) -> None:
-        self.code: Callable[[Any], Any] = code or _code_alone
+        self.code: Callable[[Any], Any] = code or _CodeAlone().tree_of
         self.only_kind = code is not None
         self._numbered = numbered
         # By address: the tree of what was encoded, its weight, and the thing itself, which keeps the address its own.
@@ -232,10 +226,19 @@ def _by_name(value: Any) -> bytes:
         return _dumps(Encoder(_code_by_name, numbered=True).encode(value), 2)
 
 
-def _code_alone(thing: Any) -> Any:
-    from tinygraph.store.fingerprint import meaning_of  # which in turn encodes the values that code reaches
+class _CodeAlone:
+    """What stands for code where there is nothing but the value: each class once, if there are a million instances."""
 
-    return {"code": meaning_of(thing)}
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, Any]] = {}
+
+    def tree_of(self, thing: Any) -> Any:
+        known = self._known.get(id(thing))
+        if known is None:
+            from tinygraph.store.fingerprint import meaning_of  # which in turn encodes the values that code reaches
+
+            known = self._known[id(thing)] = {"code": meaning_of(thing)}, thing
+        return known[0]
 
 
 def _code_by_name(thing: Any) -> Any:
@@ -339,11 +342,11 @@ def _enum(encoder: Encoder, value: Any) -> Any:
     return {"enum": [encoder.code(type(value)), encoder.encode(value._value_)]}
 
 
-def _datetime(encoder: Encoder, value: datetime) -> Any:
+def _datetime(encoder: Encoder, value: Any) -> Any:
     return {"datetime": [value.replace(tzinfo=None).isoformat(), value.fold, encoder.encode(value.tzinfo)]}
 
 
-def _time(encoder: Encoder, value: time) -> Any:
+def _time(encoder: Encoder, value: Any) -> Any:
     return {"time": [value.replace(tzinfo=None).isoformat(), value.fold, encoder.encode(value.tzinfo)]}
 
 
@@ -380,7 +383,6 @@ _HANDLERS: dict[type, Handler] = {
     frozenset: _set,
     bytearray: _buffer,
     memoryview: _buffer,
-    array.array: _buffer,
     range: lambda encoder, value: {"range": [value.start, value.stop, value.step]},
     slice: lambda encoder, value: {"slice": encoder.items((value.start, value.stop, value.step))},
     type(NotImplemented): lambda encoder, value: {"builtin": "NotImplemented"},
@@ -406,12 +408,6 @@ _HANDLERS: dict[type, Handler] = {
     functools.partialmethod: _partial,
     functools.cached_property: lambda encoder, value: {"cached_property": encoder.encode(value.func)},
     property: _property,
-    Decimal: lambda encoder, value: {"Decimal": str(value)},
-    Fraction: lambda encoder, value: {"Fraction": [value.numerator, value.denominator]},
-    UUID: lambda encoder, value: {"UUID": value.bytes},
-    date: lambda encoder, value: {"date": value.isoformat()},
-    datetime: _datetime,
-    time: _time,
     re.Pattern: lambda encoder, value: {"re": [value.pattern, value.flags]},
     collections.deque: lambda encoder, value: {"deque": [value.maxlen, *encoder.items(value)]},
     collections.OrderedDict: lambda encoder, value: {"OrderedDict": encoder.ordered(value)},
@@ -429,6 +425,13 @@ def _form_of(code: types.CodeType) -> bytes:
 
 # What a module outside the builtins is asked for by the name of its type, so that nothing is imported for it.
 _BY_NAME: dict[str, Handler] = {
+    "array.array": _buffer,
+    "decimal.Decimal": lambda encoder, value: {"Decimal": str(value)},
+    "fractions.Fraction": lambda encoder, value: {"Fraction": [value.numerator, value.denominator]},
+    "uuid.UUID": lambda encoder, value: {"UUID": value.bytes},
+    "datetime.date": lambda encoder, value: {"date": value.isoformat()},
+    "datetime.datetime": _datetime,
+    "datetime.time": _time,
     "typing.TypeVar": _typevar,
     "typing.ParamSpec": _typevar,
     "typing.TypeVarTuple": lambda encoder, value: {"typevar": [value.__name__]},
@@ -438,6 +441,7 @@ _BY_NAME: dict[str, Handler] = {
     "contextvars.ContextVar": lambda encoder, value: {"ContextVar": value.name},
     "logging.Logger": lambda encoder, value: {"Logger": value.name},
     "logging.RootLogger": lambda encoder, value: {"Logger": ""},
+    "os._Environ": _hollow,
     "_thread.lock": _hollow,
     "_thread.RLock": _hollow,
     "_thread._local": _hollow,
@@ -490,7 +494,7 @@ def _chosen(kind: type) -> Handler:
         special = handler_of(kind, library) if library in LIBRARIES else None
         if special is not None:
             return special
-    if issubclass(kind, PurePath) and kind.__module__.partition(".")[0] == "pathlib":
+    if kind.__module__.partition(".")[0] == "pathlib" and hasattr(kind, "__fspath__"):
         return lambda encoder, value: {"Path": [kind.__name__, str(value)]}
     if issubclass(kind, types.ModuleType):
         return _code
@@ -508,7 +512,7 @@ def _names(kind: type) -> set[str]:
 
 # Instances of classes, of the user and of others
 
-_STATE = frozenset(("__reduce__", "__reduce_ex__", "__getstate__"))
+_STATE = ("__reduce__", "__reduce_ex__", "__getstate__")
 
 
 def _by_hook(encoder: Encoder, value: Any) -> Any:
@@ -519,8 +523,8 @@ def _by_hook(encoder: Encoder, value: Any) -> Any:
 def _container(encoder: Encoder, value: Any) -> Any:
     """An instance of a class that was derived from a builtin container: what it contains, and its attributes."""
     kind = type(value)
-    own = {name for base in kind.__mro__ if base not in _BUILTIN and base is not object for name in vars(base)}
-    if own & _STATE:
+    own = [vars(base) for base in kind.__mro__ if base not in _BUILTIN and base is not object]
+    if any(callable(inside.get(name)) for inside in own for name in _STATE):
         return _reduced(encoder, value)
     if isinstance(value, collections.OrderedDict):
         content: Any = encoder.ordered(value)
@@ -596,7 +600,8 @@ def _reduced(encoder: Encoder, value: Any) -> Any:
         raise Refused(str(error) or repr(error)) from error
     if isinstance(reduced, str):
         return encoder.code(value)
-    make, args, state, items, pairs = (*reduced, None, None, None)[:5]
+    parts: tuple[Any, ...] = (*reduced, None, None, None)
+    make, args, state, items, pairs = parts[:5]
     if isinstance(make, types.FunctionType) and make is getattr(copyreg, "__newobj__", None):
         cls, *args = args
         made = [encoder.code(cls), *encoder.items(args)]
@@ -632,4 +637,4 @@ def _refuse_address(value: Any, parts: Iterable[Any]) -> None:
     address = id(value)
     for part in parts:
         if (type(part) is int and part == address) or (type(part) is str and f"0x{address:x}" in part):
-            raise Refused(f"a {type(value).__name__} is pickled by its address in memory, which means nothing later")
+            raise Refused(f"{type(value).__name__} is pickled by its address in memory, which means nothing later")

@@ -38,14 +38,18 @@ class Refused(Exception):
 
 def handler_of(kind: type, library: str) -> Handler | None:
     """Return what encodes the instances of a class of a library, or derived from one; None for no special way."""
-    return _BY_LIBRARY[library](kind, sys.modules[library])
+    try:
+        return _BY_LIBRARY[library](kind, sys.modules[library])
+    except (KeyError, AttributeError):  # another library of that name
+        return None
 
 
 # numpy
 
 
 def _numpy(kind: type, numpy: Any) -> Handler | None:
-    if issubclass(kind, numpy.ma.MaskedArray):
+    masked: Any = sys.modules.get("numpy.ma")  # which the library imports itself only when it is asked for
+    if masked is not None and issubclass(kind, masked.MaskedArray):
         return _masked
     if issubclass(kind, numpy.ndarray):
         return _array if kind in (numpy.ndarray, numpy.memmap) else _array_of_class
@@ -55,12 +59,13 @@ def _numpy(kind: type, numpy: Any) -> Handler | None:
         return lambda encoder, value: {"dtype": _dtype(encoder, value)}
     if issubclass(kind, numpy.ufunc):
         return lambda encoder, value: encoder.code(value)
-    if hasattr(numpy, "random"):
-        if issubclass(kind, numpy.random.Generator):
+    drawn: Any = sys.modules.get("numpy.random")
+    if drawn is not None:
+        if issubclass(kind, drawn.Generator):
             return lambda encoder, value: {"generator": encoder.encode(value.bit_generator)}
-        if issubclass(kind, numpy.random.BitGenerator):
+        if issubclass(kind, drawn.BitGenerator):
             return _bit_generator
-        if issubclass(kind, numpy.random.RandomState):
+        if issubclass(kind, drawn.RandomState):
             return lambda encoder, value: {"RandomState": encoder.encode(value.get_state(legacy=False))}
     return None
 

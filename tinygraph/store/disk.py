@@ -194,10 +194,11 @@ def sizes(path: str) -> Iterator[tuple[str, os.stat_result]]:
             yield name, found
 
 
-def lock(fd: int, *, alone: bool, wait: float = 0.0) -> bool:
+def lock(fd: int, *, alone: bool, wait: float = 0.0) -> bool | None:
     """Take the lock of an open file, alone or with others, within so many seconds, and say whether that went well.
 
-    It goes when the file is closed, whatever ends the process: no lock is ever stale.
+    None says that this file system has no locks. A lock goes when the file is closed, whatever ends the process: none
+    is ever stale.
     """
     end = monotonic() + wait
     while True:
@@ -207,7 +208,7 @@ def lock(fd: int, *, alone: bool, wait: float = 0.0) -> bool:
             if monotonic() >= end:
                 return False
             sleep(0.005)
-        except OSError:  # a file system without locks
-            return False
+        except OSError:
+            return None
         else:
             return True

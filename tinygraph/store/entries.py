@@ -16,8 +16,8 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from time import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from time import sleep, time
 from typing import Any, NamedTuple, Protocol
 
 from tinygraph.errors import DamagedEntry
@@ -35,6 +35,7 @@ __all__ = ["FILES", "INLINE", "Bad", "Encoded", "Entries", "Entry", "Found", "Sh
 FILES = 1  # a flag: the value has files in it, which are looked at before it counts as found
 INLINE = 4096  # bytes of a value that lies in its record
 
+_MOMENT = 0.02  # seconds until a disk that was in the way is asked once more
 _OPEN = 64  # journals that stay open for reading
 
 
@@ -157,11 +158,14 @@ class Entries:
     def read(self, found: Found, key: bytes) -> Entry:
         """Return an entry; raises :class:`DamagedEntry` if it is not what was put there, and then it is not there."""
         try:
-            return self._entry(found, key)
+            entry: Entry = _again(self._entry, found, key)
+            return entry
         except (DamagedEntry, OSError) as error:
             problem = error
         moved = self._rows.in_index(key)  # another program may have made room meanwhile
         if moved is not None and moved != found:
+            if moved.token != found.token:  # the caller has told others of the value that it was
+                raise DamagedEntry(f"the entry {key.hex()} was replaced by one of another value")
             try:
                 return self._entry(moved, key)
             except (DamagedEntry, OSError) as error:
@@ -196,7 +200,8 @@ class Entries:
         if entry.blob is None:
             return memoryview(bytearray(entry.body or b""))
         try:
-            return self._payload(entry, entry.blob)
+            payload: memoryview = _again(self._payload, entry, entry.blob)
+            return payload
         except (DamagedEntry, OSError) as error:
             problem = error
         path = self._blobs.path(entry.blob)
@@ -273,7 +278,9 @@ class Entries:
         """Say that the run has ended, and that nobody needs a value of which only the store knows."""
         self._in_use.leave()
 
-    def shrink(self, max_bytes: int | None = None, max_age: float | None = None) -> Shrunk:
+    def shrink(
+        self, max_bytes: int | None = None, max_age: float | None = None, spared: Collection[bytes] = ()
+    ) -> Shrunk:
         """Remove entries until the store is small enough, and none was unused for longer: the longest unused first.
 
         Does nothing, and says why, while the store is in use. Entries of processes that have their journal open
@@ -289,7 +296,7 @@ class Entries:
             self._rows.renew()
             if not self._rows.has_index:
                 return Shrunk(0, 0, self.size(), "the store has no index at present")
-            return shrink(self._rows, self._blobs, self._seal, self._durable, max_bytes, max_age)
+            return shrink(self._rows, self._blobs, self._seal, self._durable, max_bytes, max_age, spared)
         except OSError as error:
             return Shrunk(0, 0, self.size(), f"it could not be done: {error.strerror or error}")
         finally:
@@ -304,3 +311,14 @@ class Entries:
 
 def _warn(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=5)
+
+
+def _again(read: Callable[..., Any], *what: Any) -> Any:
+    """Read something, and once more if the disk, or the lack of open files, was in the way: that may pass."""
+    try:
+        return read(*what)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        sleep(_MOMENT)
+        return read(*what)

@@ -38,7 +38,7 @@ def explain(graph: Graph, store: Any = None, inputs: dict[str, Any] | None = Non
     hit      double
     >>> print(double(4).graph.explain(store=folder))
     1 call: 1 would run
-    run      double  argument x: 3 -> 4
+    run      double  argument x: 6 -> 4
     """
     lines = fates(graph, store, inputs)
     width = max(len(line.call.name) for line in lines)
@@ -51,7 +51,8 @@ def explain(graph: Graph, store: Any = None, inputs: dict[str, Any] | None = Non
 def why(call: Future[Any], store: Any = None, inputs: dict[str, Any] | None = None) -> str:
     """Return why one call would run, or that it is a hit."""
     last = next(line for line in reversed(fates(Graph(call), store, inputs)) if line.call.number >= call.number)
-    return "hit" if last.fate == "hit" else last.why or last.fate
+    said = {"hit": "hit", "done": "it has its value"}
+    return said.get(last.fate) or last.why
 
 
 _WORDS = {

@@ -87,6 +87,10 @@ class FileShelf:
         """Return the calls of a node that ran before."""
         return [Seen(code, None) for code in self.state.codes(node)]
 
+    def evicted(self, key: bytes) -> bool:
+        """Whether the value of a key was removed to save room: nobody removes anything."""
+        return False
+
     def costs(self) -> dict[str, float]:
         """Return the seconds that calls of nodes take."""
         return self.state.costs()

@@ -28,7 +28,7 @@ from tinygraph.errors import UnhashableArgumentError
 from tinygraph.store.canonical import ATOMS, tree_of
 from tinygraph.store.digests import digest
 from tinygraph.store.packages import Origin, found_module, origin_of, origin_of_module, path_of, version_of
-from tinygraph.store.source import Chain, Import, codes_in, digest_of_file, form_of, module_at
+from tinygraph.store.source import Chain, Import, codes_in, digest_of_file, form_of, module_at, trim
 
 FORMAT = 1  # of fingerprints: another one, and all of them are others
 
@@ -109,6 +109,7 @@ class _Walk:
         while pending:
             number, visit, thing, role = pending.popleft()
             self.rows[number] = visit(thing, role)
+        trim()
 
     def refer(self, thing: Any, role: str = "") -> Any:
         """Return what stands for a function, a class, a module, a node or something with a name; walk it later."""
@@ -136,7 +137,7 @@ class _Walk:
 
     def _node(self, definition: Definition, role: str, of: str) -> Any:
         function: Any = definition.function
-        while not isinstance(function, FunctionType | type) and _is_ours(type(function)):
+        while hasattr(function, "__wrapped__") and _is_ours(type(function)):
             function = function.__wrapped__  # a stand-in for a body that captured futures
         if definition.function is not self._root and getattr(definition, "cache", None) in (False, "run"):
             self.unkept[definition.name] = None
@@ -240,7 +241,7 @@ class _Walk:
         """Return what stands for what a name, with the attributes that follow, stands for now."""
         if chain[0] in _OF_MODULES:
             return None
-        at = 1
+        at, begin = 1, 0
         while isinstance(thing, ModuleType):
             name = thing.__name__
             if at == len(chain):
@@ -252,15 +253,16 @@ class _Walk:
                     return self._module(name)
             elif part is None and chain[at] not in vars(thing):
                 return self._module(f"{name}.{chain[at]}")
+            label, begin = f"global `{{}}` in {_place(path_of(thing), name)}", at
             thing = part
             at += 1
         if isinstance(thing, FunctionType):
             tree = self._function(thing, "helper")
             if at < len(chain) and chain[at] in thing.__dict__:
-                dotted = ".".join(chain[: at + 1])
+                dotted = ".".join(chain[begin : at + 1])
                 return [tree, self._value(label.format(dotted), thing.__dict__[chain[at]])]
             return tree
-        return self._value(label.format(".".join(chain[:at])), thing)
+        return self._value(label.format(".".join(chain[begin:at])), thing)
 
     def _visit_wrapper(self, function: FunctionType, role: str) -> Any:
         """A function of a library around one of the user's, such as what contextmanager or singledispatch returns."""
@@ -279,8 +281,9 @@ class _Walk:
                 owner = inside.__self__
                 owner = getattr(owner, "definition", owner)  # of a call of a node
                 found.append([self._tree(owner, function.__qualname__), inside.__name__])
-        if hasattr(function, "__wrapped__"):
-            found.append(self._tree(function.__wrapped__, function.__qualname__))
+        wrapped = getattr(function, "__wrapped__", None)
+        if wrapped is not None:
+            found.append(self._tree(wrapped, function.__qualname__))
         return ["wrapper", found]
 
     # Classes

@@ -165,7 +165,8 @@ class RunWriter:
                 self._torn = True
                 if not self._told:
                     self._told = True
-                    warnings.warn(f"the history of this run, {self.path!r}, is not complete: {error}", stacklevel=2)
+                    said = f"the history of this run, {self.path!r}, is not complete: {error}"
+                    warnings.warn(said, RuntimeWarning, stacklevel=2)
 
     def close(self, state: str, error: str = "") -> None:
         """Tell how the run ended. From here on nothing is written any more."""

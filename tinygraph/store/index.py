@@ -4,7 +4,7 @@
 
     rows    key -> token, flags, where its record lies, node, when; each sealed, so that a spoilt one is never believed
     state   how many rows there are, and how far each journal has been read; sealed
-    used    which keys were found, and when: one line for all those of a run
+    used    which keys were found, and when: one line for all those of a run; now and then put together as `last`
     costs   seconds that calls of a node take
     gone    keys that were removed to save room
 
@@ -27,7 +27,7 @@ FORMAT = 1
 
 _PATIENCE = 10.0  # seconds to wait for another program that writes
 _WEIGHT = 0.3  # of the newest duration in the mean
-_LINES = 256  # of `used`, before they are put together
+_LINES = 256  # of `used`, until they are put together
 _SHORT = Struct("<q")
 _FACTS = Struct("<IQI")
 
@@ -37,14 +37,19 @@ CREATE TABLE rows(short INT, key BLOB, token BLOB, flags INT, pack TEXT, at INT,
 CREATE INDEX by_key ON rows(short);
 CREATE TABLE state(id INTEGER PRIMARY KEY, facts BLOB);
 CREATE TABLE used(at REAL, keys BLOB);
+CREATE TABLE last(key BLOB PRIMARY KEY, at REAL) WITHOUT ROWID;
 CREATE TABLE costs(node TEXT PRIMARY KEY, seconds REAL) WITHOUT ROWID;
 CREATE TABLE gone(key BLOB PRIMARY KEY) WITHOUT ROWID;
 """
-# Only the first bytes of a key are indexed, and rows are never replaced, the newest counts: so a new row is appended,
+# Only the first bytes of a key are indexed, and rows are seldom replaced, the newest counts: so a new row is appended,
 # and touches one small page besides. With the key as the primary key, a row cost 25 us in a store of 100,000.
 _INSERT = "INSERT INTO rows VALUES(?,?,?,?,?,?,?,?,?,?)"
 _FIND = "SELECT key,token,flags,pack,at,length,seal,made FROM rows WHERE short=?"
 _ALL = "SELECT key,token,flags,pack,at,length,seal,node,made FROM rows ORDER BY made, rowid"
+_NEWEST = "SELECT made,pack,at FROM rows WHERE short=? AND key=? ORDER BY made DESC LIMIT 1"
+_THIN = """DELETE FROM rows WHERE rowid IN (SELECT rowid FROM (
+    SELECT rowid, row_number() OVER (PARTITION BY key ORDER BY made DESC, rowid DESC) AS place FROM rows
+) WHERE place > 1)"""
 _DELETE = "DELETE FROM rows WHERE short=? AND key=?"
 _DELETE_OLDER = _DELETE + " AND made<=?"
 _LATEST = "SELECT key,token,flags,pack,at,length,seal FROM rows WHERE node=? ORDER BY made DESC, rowid DESC LIMIT ?"
@@ -149,6 +154,11 @@ class Index:
                 best = found
         return best
 
+    def newest(self, key: bytes) -> tuple[float, str, int] | None:
+        """Return when the newest entry of a key was made, and where it lies, or None."""
+        row: tuple[float, str, int] | None = self._execute(_NEWEST, (*_SHORT.unpack_from(key), key)).fetchone()
+        return row
+
     def all(self) -> list[Row]:
         """Return all rows, the newest last; raises :class:`Spoilt` if some are missing."""
         self._execute("BEGIN")
@@ -172,7 +182,7 @@ class Index:
 
     def used(self) -> dict[bytes, float]:
         """Return when keys were last found, of those that were."""
-        found: dict[bytes, float] = {}
+        found: dict[bytes, float] = dict(self._execute("SELECT key, at FROM last").fetchall())
         for at, keys in self._execute("SELECT at, keys FROM used ORDER BY at"):
             found.update(dict.fromkeys(split(keys), at))
         return found
@@ -200,9 +210,11 @@ class Index:
         used: tuple[float, bytes] | None = None,
         gone: Iterable[tuple[bytes, float]] = (),
         removed: Iterable[str] = (),
+        replaced: Iterable[bytes] = (),
     ) -> None:
         """Take up rows, how far journals have been read, durations, keys that were found or that are gone
-        since then. All of it or nothing. ``removed`` are journals that are no more, whose rows go.
+        since then. All of it or nothing. ``removed`` are journals that are no more, and
+        ``replaced`` keys that have older rows: these go.
         """
         seal, facts = self._row_seal, _FACTS.pack
         lines = [
@@ -218,6 +230,8 @@ class Index:
             for pack in removed:
                 count -= self._execute("DELETE FROM rows WHERE pack=?", (pack,)).rowcount
                 known.pop(pack, None)
+            for key in replaced:
+                count -= self._execute(_DELETE, (*_SHORT.unpack_from(key), key)).rowcount
             if lines:
                 self._connection.executemany(_INSERT, lines)
                 if self._execute("SELECT 1 FROM gone LIMIT 1").fetchone():
@@ -250,13 +264,15 @@ class Index:
     def _put_together(self) -> None:
         (lines,) = self._execute("SELECT count(*) FROM used").fetchone()
         if lines > _LINES:
-            by_time: dict[float, list[bytes]] = {}
-            for key, at in self.used().items():
-                by_time.setdefault(at, []).append(key)
+            self._connection.executemany("INSERT OR REPLACE INTO last VALUES(?,?)", self.used().items())
             self._execute("DELETE FROM used")
-            self._connection.executemany(
-                "INSERT INTO used VALUES(?,?)", [(at, b"".join(keys)) for at, keys in by_time.items()]
-            )
+
+    def thin(self) -> None:
+        """Remove rows that newer ones have replaced."""
+        with self._writing():
+            count, known = self.state()
+            done = self._execute(_THIN)
+            self._execute("UPDATE state SET facts=? WHERE id=1", (self._facts(count - done.rowcount, known),))
 
     def was_changed(self) -> bool:
         """Say whether another program has written to the index since this was last asked."""
@@ -265,6 +281,8 @@ class Index:
 
     def pack(self) -> None:
         """Give room back that removed rows had."""
+        self.thin()
+        self._execute("DELETE FROM last WHERE key NOT IN (SELECT key FROM rows)")
         self._execute("VACUUM")
         self._execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

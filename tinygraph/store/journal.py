@@ -174,8 +174,10 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the file, so that another writer can go on with it."""
+        if self._pid != os.getpid():
+            return  # nothing was appended, or only by the parent
         with self._lock:
-            if self._fd >= 0 and self._pid == os.getpid():
+            if self._fd >= 0:
                 disk.close(self._fd)
             self._fd = -1
 
@@ -189,11 +191,14 @@ class Journal:
             self._fd = -1
         trust(self._folder, parents=False)  # where the store was removed, it stays removed
         self._fd = self._taken_over()
-        if self._fd < 0:
+        while self._fd < 0:
             self.pack = new_name()
             fd = disk.make(path_of(self._folder, self.pack))
-            disk.lock(fd, alone=True)  # for as long as it is open: says that its writer lives
-            self._fd = fd
+            # For as long as it is open: says that its writer lives. Another one may have found it in between.
+            if disk.lock(fd, alone=True) is False:
+                disk.close(fd)
+            else:
+                self._fd = fd
         if self._durable:  # the file's name, that of its folder, and that of the store
             for folder in disk.with_those_above(self._folder, 3):
                 disk.sync_folder(folder)

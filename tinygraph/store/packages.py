@@ -63,6 +63,8 @@ def origin_of_module(name: str) -> Origin:
     >>> origin_of_module("os.path"), origin_of_module("builtins"), origin_of_module(__name__)
     (<Origin.LIBRARY: 'library'>, <Origin.LIBRARY: 'library'>, <Origin.OURS: 'ours'>)
     """
+    if name == "__main__":  # in a worker that is a file of others, and what comes from ours says so still
+        return Origin.USER
     return origin_of(name, path_of(sys.modules.get(name)))
 
 

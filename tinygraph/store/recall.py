@@ -19,14 +19,15 @@ from tinygraph.blame import text_of
 from tinygraph.capture import ATOMS, Nested
 from tinygraph.checks import parameters_of
 from tinygraph.definition import Definition, Kind
+from tinygraph.errors import DamagedEntry
 from tinygraph.future import FINISHED, MISSING, SETTLED, Future, State, fetched
 from tinygraph.seeds import Seeds
 from tinygraph.store.canonical import Known, token
 from tinygraph.store.digests import digest
-from tinygraph.store.fingerprint import Fingerprint, fingerprint
 from tinygraph.store.fileshelf import Loaded
+from tinygraph.store.fingerprint import Fingerprint, fingerprint
 from tinygraph.store.shelf import At, Lookup, Settings, Shelf, Stored
-from tinygraph.store.why import HIT, REFRESHED, Argument, Before, Seen, reason
+from tinygraph.store.why import EVICTED, HIT, REFRESHED, Argument, Before, Seen, reason
 
 FORMAT = b"tinygraph 1"  # of keys: another one, and nothing that was kept before is found
 
@@ -46,6 +47,7 @@ class Keeps(Protocol):
     def keep_input(self, token: bytes, value: Any) -> None: ...
     def parts_of(self, code: bytes) -> dict[str, str]: ...
     def keep_thing(self, key: bytes, value: Any) -> None: ...
+    def evicted(self, key: bytes) -> bool: ...
     def latest(self, node: str) -> Sequence[Seen]: ...
 
 
@@ -89,7 +91,7 @@ class Recall:
         self.seeds = seeds
         self.history: Tells | None = None
         self.asked: dict[int, Asked] = {}  # by the number of the call
-        # The arguments of calls that were found, for the case that what was found turns out to be damaged.
+        # The arguments of calls whose values lie in the store only, for the case that one cannot be read any more.
         self.arguments: dict[int, tuple[Any, Any]] = {}
         self._refresh = frozenset(refresh)
         self._looked: set[int] = set()
@@ -102,6 +104,7 @@ class Recall:
         self._before: dict[str, Before] = {}  # by node
         self._lock = threading.Lock()
         self._told = False
+        self._codecs: bytes | None = None
 
     # What the engine asks
 
@@ -185,7 +188,7 @@ class Recall:
         """Keep what explains a value, and what runs it again: the parts of its code, its node, its arguments."""
         meaning, _ = self._meaning(call.definition)
         tokens = {argument.parameter: argument.token for argument in args}
-        given = [*zip([argument.parameter for argument in args], call.args or ()), *(call.kwargs or {}).items()]
+        given = [*zip(tokens, call.args or (), strict=False), *(call.kwargs or {}).items()]
         try:
             shelf.keep_code(meaning.digest, meaning.parts, call.definition)
             for name, arg in given if call.definition.key is None else ():
@@ -207,6 +210,8 @@ class Recall:
             self.could_not_keep(call, text_of(error))
             return value
         self.kept(call, found)
+        if type(standing) is Stored and standing.encoded is None and call.args is not None:
+            self.arguments[call.number] = call.args, call.kwargs
         return standing
 
     # What workers and the history ask
@@ -215,6 +220,20 @@ class Recall:
     def settings(self) -> Any:
         """What a worker needs to know to keep values itself; None where that is for the driver to do."""
         return None if self.shelf is None else self.shelf.settings
+
+    @property
+    def codecs(self) -> bytes:
+        """The codecs that the program has registered, pickled."""
+        if self._codecs is None:
+            from tinygraph.store.codecs import codecs
+
+            registered = codecs()
+            self._codecs = b""
+            if registered:
+                import cloudpickle
+
+                self._codecs = cloudpickle.dumps(registered)
+        return self._codecs
 
     def was_kept(self, call: Future[Any], value: Any, kept: Any, seconds: float, *, is_there_only: bool) -> Any:
         """Take up what a worker has kept, or say why it could not; return what stands for the value."""
@@ -225,6 +244,7 @@ class Recall:
             self.shelf.adopt(lookup, kept.found, seconds)
             self.kept(call, kept.found.token)
             if is_there_only:
+                self.arguments[call.number] = call.args, call.kwargs
                 return self.shelf.standing(lookup.key, kept.found)
         return value
 
@@ -258,7 +278,7 @@ class Recall:
         """Warn, once in a run, that something could not be kept."""
         if not self._told:
             self._told = True
-            warnings.warn(f"the value of {call.name!r} could not be kept: {why}", stacklevel=2)
+            warnings.warn(f"the value of {call.name!r} could not be kept: {why}", RuntimeWarning, stacklevel=2)
 
     def token_of(self, call: Future[Any]) -> bytes:
         """Return the token of the value of a call that has finished, or was found."""
@@ -285,7 +305,7 @@ class Recall:
             if call.state is not FINISHED or asked is None or asked.lookup is None or self.shelf is None:
                 continue
             found = self.shelf.find(asked.lookup.key)
-            if found is not None:
+            if found is not None and self._can_be_read(found[1]):
                 call.value = found[1]
             elif call.number in self.arguments:
                 call.state, call.value = State.WAITING, MISSING
@@ -297,6 +317,13 @@ class Recall:
         if found is None:
             found = self._nodes[definition] = node_of(definition)
         return found
+
+    def _can_be_read(self, standing: Any) -> bool:
+        try:
+            fetched(standing)
+            return True
+        except DamagedEntry:
+            return False
 
     # Keys
 
@@ -338,7 +365,8 @@ class Recall:
 
     def _argument(self, arg: Any, name: str) -> Argument:
         if type(arg) is Future or isinstance(arg, Future):
-            return Argument(name, self.token_of(arg), arg.name, self._key_of(arg))
+            source = "" if arg.definition.kind is Kind.INPUT else arg.name
+            return Argument(name, self.token_of(arg), source, self._key_of(arg))
         if type(arg) is Nested:
             if isinstance(arg.template, Future):  # an instance of a class node
                 return self._argument(arg.template, name)
@@ -358,6 +386,8 @@ class Recall:
     def _why(self, shelf: Keeps, lookup: Lookup, args: list[Argument]) -> str:
         if lookup.name in self._refresh:
             return REFRESHED
+        if shelf.evicted(lookup.key):
+            return EVICTED
         before = self._before.get(lookup.node)
         if before is None:
             before = self._before[lookup.node] = Before(shelf.latest(lookup.node))

@@ -30,11 +30,11 @@ def replay(run: str | RunRecord, task: int | str | TaskRecord, *, store: Any = N
     >>> half = Node(lambda x: 10 / x, name="half")
     >>> half(0).resolve(store=store, executor="inline")
     Traceback (most recent call last):
-    ZeroDivisionError: division by zero
+    ZeroDivisionError: division by zero...
     >>> failed = store.runs()[-1]
     >>> replay(failed, "half", store=store)
     Traceback (most recent call last):
-    ZeroDivisionError: division by zero
+    ZeroDivisionError: division by zero...
 
     ``run`` and ``task``: their ids or records; a task also goes by its name, which then is its last call. ``store``:
     where the run was kept (else that of `options()` or the environment). ``pdb=True`` starts the debugger at the first

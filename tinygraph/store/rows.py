@@ -116,9 +116,9 @@ class Rows:
         self._path = os.path.join(root, f"index-{FORMAT}.sqlite")  # another format has another file
         self._index: Index | None = None
         self._identity: tuple[int, int] | None = None  # of the index that is open
-        self._was_mended = False
+        self._was_mended = self._was_told = False
         self._pid = os.getpid()
-        self._lock = threading.RLock()
+        self._alone = _Alone(self)
         self._found: set[bytes] = set()
         self._pending_costs: list[tuple[str, float]] = []
         self._forget_all()
@@ -129,6 +129,7 @@ class Rows:
         self._known: dict[bytes, Found] = {}  # all of them, if `_is_whole`; else those that were noted
         self._is_whole = False
         self._pending: dict[bytes, Row] = {}
+        self._replaced: set[bytes] = set()  # keys of those that have older rows, as far as is known
         self._gone: dict[bytes, float] = {}  # removed to save room, as far as this was read, and when
         self._pending_gone: dict[bytes, float] = {}
         self._upto: dict[str, int] = {}  # how far each journal is known
@@ -167,8 +168,11 @@ class Rows:
         most = min(max(_AT_ONCE, 4 * self._asked), _AT_MOST)
 
         def load(index: Index) -> None:
-            if index.state()[0] <= most:
+            count = index.state()[0]
+            if count <= most:
                 known = {row.key: row.found for row in index.all()}
+                if count > 2 * len(known) + _AT_ONCE:
+                    index.thin()
                 known.update((key, row.found) for key, row in self._pending.items())
                 self._known = known
                 self._is_whole = True
@@ -186,6 +190,8 @@ class Rows:
     def note(self, row: Row, seconds: float | None) -> None:
         """Take up an entry that a writer has put: it is found from now on, and by others after `flush`."""
         with self.alone():
+            if row.key in self._known and row.key not in self._pending:
+                self._replaced.add(row.key)
             self._take(row, seconds)
             if len(self._pending) >= _PENDING:
                 self.flush()
@@ -228,19 +234,17 @@ class Rows:
         except OSError as error:
             self._warn(f"the store {self._root!r} cannot be read: {error}")
             return
-        lost = sorted(self._upto.keys() - there.keys())
-        for pack, size in there.items():
+        for pack in there:
             self._advance(pack)
-            upto = self._upto.get(pack, 0)
-            if size < upto:  # it has lost its end, in a loss of power: whatever its rows say, it is read again
-                lost.append(pack)
-                upto = 0
-            if size > upto:
-                self._scan(pack, upto)
+        # One that has lost its end, in a loss of power, is read again, whatever its rows say.
+        lost = sorted(pack for pack, upto in self._upto.items() if there.get(pack, -1) < upto)
         if lost:
-            self._lose([pack for pack in lost if pack not in there], [pack for pack in lost if pack in there])
+            self._lose(lost)
+        for pack, size in there.items():
+            if size > self._upto.get(pack, 0):
+                self._scan(pack, self._upto.get(pack, 0))
 
-    def _lose(self, packs: list[str], cut: list[str]) -> None:
+    def _lose(self, packs: list[str]) -> None:
         """Take out the rows of journals that are no more, or not what they were."""
         for pack in packs:
             self._upto.pop(pack, None)
@@ -248,7 +252,13 @@ class Rows:
         gone = frozenset(packs)
         for key in [key for key, found in self._known.items() if found.pack in gone]:
             self._drop(key)
-        self._asking(lambda index: index.write(removed=[*packs, *cut]), lambda: None)
+        before = self._index
+
+        def remove(index: Index) -> None:
+            if index is before:  # and not one that was just made anew, from what there is
+                index.write(removed=packs)
+
+        self._asking(remove, lambda: None)
 
     def _scan(self, pack: str, start: int) -> None:
         scan = Scan(journal.path_of(self.journals, pack), self._seal, start)
@@ -276,6 +286,15 @@ class Rows:
         if self._gone.get(record.key, 0.0) >= entry.when or (known is not None and known.made > entry.when):
             return
         found = Found(entry.token, entry.flags, pack, record.at, record.length)
+        newest = None if known is not None else self._asking(lambda index: index.newest(record.key), lambda: None)
+        if newest is not None:
+            made, *place = newest
+            if place == [pack, record.at]:  # another program has taken it up
+                self._known[record.key] = found
+                return
+            if made > entry.when:  # what a program left that died may be older than what another has put since
+                return
+            self._replaced.add(record.key)
         self._take(Row(record.key, found, entry.node, entry.when), entry.seconds)
 
     def _advance(self, pack: str) -> None:
@@ -313,12 +332,24 @@ class Rows:
             if not (rows or costs or gone or found or advanced):
                 return
             self._pending, self._pending_costs, self._pending_gone = {}, [], {}
+            replaced, self._replaced = self._replaced, set()
             self._found, self._advanced = set(), set()
             upto = {pack: self._upto[pack] for pack in advanced if pack in self._upto}
             used = (time(), b"".join(found)) if found else None
             if self._learned is not None:
                 _learn(self._learned, costs)
-            self._asking(lambda index: index.write(rows.values(), upto, costs, used, gone.items()), lambda: None)
+            try:
+                self._asking(
+                    lambda index: index.write(
+                        rows.values(), upto, costs, used, gone.items(), replaced=replaced & rows.keys()
+                    ),
+                    lambda: None,
+                )
+            except BaseException:  # interrupted: it is not written, and is to be written the next time
+                self._pending, self._pending_gone = rows | self._pending, gone | self._pending_gone
+                self._replaced |= replaced
+                self._advanced |= advanced
+                raise
             if self._without is None and (not self._is_whole or len(self._known) > _AT_MOST):
                 self._known, self._is_whole = {}, False
 
@@ -368,8 +399,8 @@ class Rows:
                 self._catch_up()
                 self.flush()
                 if self._index is not None:
-                    self._warn(f"the index of the store {self._root!r} was spoilt, and was made anew: {error}")
-                return  # without an index, this was said
+                    self._tell(f"the index of the store {self._root!r} was spoilt, and was made anew: {error}")
+                return
             except _TROUBLE as second:
                 error = second
         self._go_without(error)
@@ -395,7 +426,12 @@ class Rows:
         self._learned = {}
         _learn(self._learned, self._pending_costs)
         self._pending, self._pending_costs = {}, []
-        self._warn(f"the store {self._root!r} is used without an index, which takes longer: {error}")
+        self._tell(f"the store {self._root!r} is used without an index, which takes longer: {error}")
+
+    def _tell(self, message: str) -> None:
+        if not self._was_told:
+            self._was_told = True
+            self._warn(message)
 
     def _close_index(self) -> None:
         if self._index is not None:
@@ -407,11 +443,12 @@ class Rows:
 
     def renew(self) -> None:
         """Take in what happened since the last run: another program may have removed something, or all of it."""
+        was_open = self._is_open
         with self.alone():
-            if self._index is None or self._identity != disk.identity(self._path):
+            if was_open and (self._index is None or self._identity != disk.identity(self._path)):
                 self._close_index()
                 self._forget_all()
-                self._was_mended = False
+                self._was_mended = self._was_told = False
         with self.alone():
             if self._asking(lambda index: index.was_changed(), lambda: False):
                 self.flush()
@@ -501,20 +538,25 @@ class Rows:
             self._catch_up()  # which reads the note
             self.flush()
 
-    def move(self, pack: str, to: str, rows: Sequence[Row], end: int) -> None:
-        """Take in that a journal was written anew."""
+    def move(self, pack: str, to: str | None, rows: Sequence[Row], end: int) -> None:
+        """Take in that a journal was written anew, or that nothing of it was left."""
         with self.alone():
             self._upto.pop(pack, None)
             self._ahead.pop(pack, None)
-            self._upto[to] = end
+            upto = {} if to is None else {to: end}
+            self._upto |= upto
             for row in rows:
                 self._known[row.key] = row.found
-            self._asking(lambda index: index.write(rows, {to: end}, removed=[pack]), lambda: None)
+            self._asking(lambda index: index.write(rows, upto, removed=[pack]), lambda: None)
 
     def pack(self) -> None:
         """Make the index as small as it can be."""
         with self.alone():
-            self._asking(lambda index: index.pack(), lambda: None)
+            try:
+                if self._index is not None:
+                    self._index.pack()
+            except sqlite3.Error:  # no room for that; what it says is as true as before
+                pass
 
     # ---- threads and forks
 
@@ -523,17 +565,19 @@ class Rows:
         if self._pid != os.getpid():
             # A forked child. What its parent has open of SQLite must be neither used nor closed here.
             _left_alone.append(self._index)
-            self._pid, self._lock, self._index = os.getpid(), threading.RLock(), None
+            self._pid, self._alone, self._index = os.getpid(), _Alone(self), None
             self._pending_costs, self._found = [], set()
             self._forget_all()
-        return _Alone(self._lock, self)
+        return self._alone
 
 
 class _Alone:
+    """The lock of some rows, which opens them."""
+
     __slots__ = ("_lock", "_rows")
 
-    def __init__(self, lock: threading.RLock, rows: Rows) -> None:
-        self._lock = lock
+    def __init__(self, rows: Rows) -> None:
+        self._lock = threading.RLock()
         self._rows = rows
 
     def __enter__(self) -> None:

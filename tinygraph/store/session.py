@@ -50,6 +50,7 @@ class Session:
         self._options = options
         self._recall: Recall | None = None
         self._looks = 0
+        self._codes: set[bytes] = set()  # that were told
         self._attempts: dict[int, int] = {}  # of calls that were tried again
         has_history = store is not None and not store.is_file
         self._writer = RunWriter(store.history, options=_told(options)) if store is not None and has_history else None
@@ -110,6 +111,9 @@ class Session:
         elif what in _STATES and isinstance(call, Future):
             asked = self._recall.asked.get(call.number, _NOT_ASKED)
             lookup = asked.lookup
+            if lookup is not None and lookup.code not in self._codes:
+                self._codes.add(lookup.code)
+                writer.code(lookup.node, lookup.code.hex())
             writer.task(
                 call.number,
                 call.name,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import marshal
 import threading
+from collections import Counter
 from collections.abc import Callable
 from time import time
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from tinygraph.future import MISSING, Elsewhere
 from tinygraph.store.canonical import token as token_of
 from tinygraph.store.codecs import Encoded, decode, encode
 from tinygraph.store.digests import digest
-from tinygraph.store.entries import FILES, Entries, Entry, Writer
+from tinygraph.store.entries import FILES, INLINE, Entries, Entry, Writer
 from tinygraph.store.files import intact
 from tinygraph.store.index import Found
 from tinygraph.store.why import Argument, Seen
@@ -66,13 +67,14 @@ class Stored(Elsewhere):
     Pickled it is a few bytes, and unpickled the value itself: a worker reads it without the driver in between.
     """
 
-    __slots__ = ("__weakref__", "found", "key", "shelf")
+    __slots__ = ("__weakref__", "encoded", "found", "key", "shelf")
 
-    def __init__(self, shelf: Shelf, key: bytes, found: Found) -> None:
+    def __init__(self, shelf: Shelf, key: bytes, found: Found, encoded: tuple[str, bytes, bytes] | None = None) -> None:
         self.shelf = shelf
         self.key = key
         self.found = found
-        shelf.held += 1
+        self.encoded = encoded  # of a small value that was put just now: codec, meta and body
+        shelf.held[key] += 1
 
     @property
     def token(self) -> bytes:
@@ -81,13 +83,19 @@ class Stored(Elsewhere):
 
     def fetch(self) -> Any:
         """Return the value, made anew: whoever changes it does so for himself."""
+        if self.encoded is not None:
+            codec, meta, body = self.encoded
+            return decode(codec, meta, memoryview(bytearray(body)))
         return self.shelf.load(self.key, self.found)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _fetched, (self.shelf.settings, self.key, self.found)
 
     def __del__(self) -> None:
-        self.shelf.held -= 1
+        held = self.shelf.held
+        held[self.key] -= 1
+        if not held[self.key]:
+            del held[self.key]
 
 
 class Shelf:
@@ -96,7 +104,7 @@ class Shelf:
     def __init__(self, settings: Settings, entries: Entries) -> None:
         self.settings = settings
         self.entries = entries
-        self.held = 0  # values that somebody has not read yet, and may
+        self.held: Counter[bytes] = Counter()  # the keys of values that somebody has not read yet, and may
         self.writer = Writer(*settings)
         self._parts: dict[bytes, dict[str, str]] = {}
         self._known: set[bytes] = set()  # things that were put here by this process, or found
@@ -122,9 +130,13 @@ class Shelf:
 
     def keep(self, lookup: Lookup, value: Any, seconds: float) -> tuple[bytes, Any]:
         """Put a value; return its token and what stands for it from now on."""
-        found, _ = _put(self.writer, lookup, value, seconds)
+        encoded = encode(value)
+        found = _put(self.writer, lookup, value, encoded, seconds)
         self.adopt(lookup, found, seconds)
-        return found.token, value if type(value) in ATOMS else self.standing(lookup.key, found)
+        if type(value) in ATOMS:
+            return found.token, value
+        small = encoded.codec, encoded.meta, b"".join(encoded.buffers)
+        return found.token, Stored(self, lookup.key, found, small if encoded.nbytes <= INLINE else None)
 
     def adopt(self, lookup: Lookup, found: Found, seconds: float) -> None:
         """Take a value up in the index that this process or a worker has put."""
@@ -197,6 +209,10 @@ class Shelf:
             found = self._parts[code] = {} if thing is MISSING else thing
         return found
 
+    def evicted(self, key: bytes) -> bool:
+        """Whether the value of a key was removed to save room."""
+        return self.entries.evicted(key)
+
     def costs(self) -> dict[str, float]:
         """Return the seconds that calls of nodes take, where that is known."""
         return self.entries.costs()
@@ -214,19 +230,19 @@ class Put(NamedTuple):
 
 def keep_for_driver(settings: Settings, lookup: Lookup, value: Any, seconds: float) -> Put:
     """Put a value from a process that is not the driver's, which takes it up in its index."""
-    return _put(shelf_at(settings).writer, lookup, value, seconds)
-
-
-def _put(writer: Writer, lookup: Lookup, value: Any, seconds: float) -> Put:
-    """Put what came out of a call, in this process; its token comes from its meaning, else from its bytes."""
     encoded = encode(value)
+    return Put(_put(shelf_at(settings).writer, lookup, value, encoded, seconds), encoded.nbytes)
+
+
+def _put(writer: Writer, lookup: Lookup, value: Any, encoded: Encoded, seconds: float) -> Found:
+    """Put what came out of a call, in this process; its token comes from its meaning, else from its bytes."""
     token = token_or_digest(value, lambda: encoded)
     flags = FILES if encoded.files else 0
     entry = Entry(
         lookup.key, token, lookup.node, lookup.name, lookup.code, lookup.args, time(), seconds,
         encoded.codec, encoded.meta, encoded.nbytes, None, None, flags, b"",
     )  # fmt: skip
-    return Put(writer.put(entry, encoded), encoded.nbytes)
+    return writer.put(entry, encoded)
 
 
 def token_or_digest(value: Any, encoded: Callable[[], Encoded]) -> bytes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from time import monotonic, time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from time import time
 from typing import NamedTuple
 
-from tinygraph.errors import DamagedEntry, StoreError
+from tinygraph.errors import StoreError
 from tinygraph.store import disk, journal
 from tinygraph.store.blobs import Blobs
 from tinygraph.store.index import Found, Row
@@ -65,8 +65,7 @@ class InUse:
             fd = disk.make_or_open(self._path)
         except OSError:  # a store that can only be read: nobody removes anything from it
             return -1
-        began = monotonic()
-        if not disk.lock(fd, alone=False, wait=_PATIENCE) and monotonic() - began >= _PATIENCE:
+        if disk.lock(fd, alone=False, wait=_PATIENCE) is False:
             disk.close(fd)
             raise StoreError(f"another program makes room in the store of {self._path!r}, and does not come to an end")
         return fd
@@ -107,11 +106,15 @@ class InUse:
 
 
 def doomed(
-    weights: Sequence[Weight], blobs: Mapping[bytes, int], max_bytes: int | None, unused_since: float | None
+    weights: Sequence[Weight],
+    blobs: Mapping[bytes, int],
+    max_bytes: int | None,
+    unused_since: float | None,
+    spared: Collection[bytes] = (),
 ) -> list[Weight]:
     """Return the entries that have to go: those not used for longest first, until the rest is small and new enough.
 
-    ``blobs`` are the sizes of all that there are; several entries may have one.
+    ``blobs`` are the sizes of all that there are; several entries may have one. ``spared`` are keys that stay.
 
     >>> weights = [Weight(b"a", 10, None, 3.0), Weight(b"b", 10, b"B", 1.0), Weight(b"c", 10, b"B", 2.0)]
     >>> [one.key for one in doomed(weights, {b"B": 100}, 40, None)]
@@ -124,7 +127,7 @@ def doomed(
     gone = []
     for one in sorted(weights, key=lambda one: (one.used, one.key)):
         is_old = unused_since is not None and one.used < unused_since
-        if not is_old and (max_bytes is None or total <= max_bytes):
+        if one.key in spared or (not is_old and (max_bytes is None or total <= max_bytes)):
             continue
         gone.append(one)
         total -= one.length
@@ -140,13 +143,21 @@ def size_of(rows: Rows, blobs: Blobs) -> int:
     return sum(journal.files(rows.journals).values()) + sum(size for _, size, _ in blobs.all())
 
 
-def shrink(rows: Rows, blobs: Blobs, seal: Seal, durable: bool, max_bytes: int | None, max_age: float | None) -> Shrunk:
+def shrink(
+    rows: Rows,
+    blobs: Blobs,
+    seal: Seal,
+    durable: bool,
+    max_bytes: int | None,
+    max_age: float | None,
+    spared: Collection[bytes] = (),
+) -> Shrunk:
     """Remove entries, what only they needed, and what nobody needs. To be called when nobody uses the store."""
     before = size_of(rows, blobs)
     blobs.sweep()
     weights = list(_weighed(rows, seal))
     there = {name: size for name, size, _ in blobs.all()}
-    gone = doomed(weights, there, max_bytes, None if max_age is None else time() - max_age)
+    gone = doomed(weights, there, max_bytes, None if max_age is None else time() - max_age, spared)
     if gone:
         rows.bury([one.key for one in gone])
     dead = frozenset(one.key for one in gone)
@@ -207,34 +218,38 @@ def _write_anew(rows: Rows, pack: str, live: Mapping[bytes, Found], seal: Seal, 
         to = journal.new_name()
         new_path = journal.path_of(rows.journals, to)
         new = disk.make(new_path)
-        moved, end = [], 0
         try:
-            disk.lock(new, alone=True)
-            for record in _records(rows, pack, seal):
-                entry, found = entry_in(record.key, record.payload), live.get(record.key)
-                is_note = entry.flags & GONE
-                if not (is_note and time() - entry.when < _REMEMBERED) and (found is None or found.at != record.at):
-                    continue
-                disk.write(new, journal.sealed(seal, record.key, record.payload))
-                if not is_note:
-                    place = Found(entry.token, entry.flags, to, end, record.length)
-                    moved.append(Row(record.key, place, entry.node, entry.when))
-                end += record.length
+            if not disk.lock(new, alone=True):
+                return  # a writer has found it: it is that writer's now
+            moved, end = _copied(rows, pack, live, seal, to, new)
             if durable:
                 disk.sync(new)
                 disk.sync_folder(rows.journals)
+            if not end:
+                disk.remove(new_path)
         except BaseException:
             disk.remove(new_path)
             raise
         finally:
             disk.close(new)
         # The new one first, then the index, then the old one: whatever comes in between, all is there once or twice.
-        rows.move(pack, to, moved, end)
+        rows.move(pack, to if end else None, moved, end)
         disk.remove(path)
-        if not end:
-            disk.remove(new_path)
     finally:
         disk.close(old)
 
 
-__all__ = ["DamagedEntry", "InUse", "Shrunk", "shrink", "size_of"]
+def _copied(rows: Rows, pack: str, live: Mapping[bytes, Found], seal: Seal, to: str, new: int) -> tuple[list[Row], int]:
+    """Copy what still counts of a journal to another; return where it lies there, and how long that is."""
+    moved, end = [], 0
+    for record in _records(rows, pack, seal):
+        entry, found = entry_in(record.key, record.payload), live.get(record.key)
+        is_note = entry.flags & GONE
+        if not (is_note and time() - entry.when < _REMEMBERED) and (found is None or found.at != record.at):
+            continue
+        disk.write(new, journal.sealed(seal, record.key, record.payload))
+        if not is_note:
+            place = Found(entry.token, entry.flags, to, end, record.length)
+            moved.append(Row(record.key, place, entry.node, entry.when))
+        end += record.length
+    return moved, end

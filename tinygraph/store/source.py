@@ -9,11 +9,12 @@ from __future__ import annotations
 import __future__
 
 import ast
+import functools
 import linecache
 import marshal
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ _FUTURE = 0
 for _name in __future__.all_feature_names:
     _FUTURE |= getattr(__future__, _name).compiler_flag
 
-_FILES = 32  # so many parsed files are kept: what was found in them is kept with the code
+_FILES = 16  # so many parsed files are kept: what was found in them is kept with the code
+_MODULES = 1_000
 _LAMBDA = "<lambda>"
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
@@ -76,9 +78,13 @@ def form_of(code: CodeType, scope: dict[str, Any] | None = None) -> Form:
         found = Form(digest(bytecode(code)), *_outside(code), is_source=False)
     else:
         found = Form(digest(source.normal), *_outside(source.code), is_source=True)
-    address = id(code)
-    _forms[address] = weakref.ref(code, lambda _: _forms.pop(address, None)), found
+    # The method is bound here: a callback may come when the interpreter has taken this module apart.
+    _forms[id(code)] = weakref.ref(code, functools.partial(_forget, _forms.pop, id(code))), found
     return found
+
+
+def _forget(pop: Callable[[int, None], Any], address: int, _: weakref.ref[CodeType]) -> None:
+    pop(address, None)
 
 
 class Module(NamedTuple):
@@ -122,10 +128,11 @@ def module_at(path: str) -> Module:
         for statement in tree.body:
             if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
                 constants.update((to.id, statement.value.value) for to in statement.targets if isinstance(to, ast.Name))
-        ours = _names_of_ours(tree)
-        functions = frozenset(digest(_normal(node, ours)) for node in ast.walk(tree) if isinstance(node, _Function))
-        module = Module(path, digest(_normal(tree, ours)), tuple(_imports(tree)), constants, functions)
-        if len(_modules) >= _FILES:
+        nodes = list(ast.walk(tree))
+        ours = _names_of_ours(nodes)
+        functions = frozenset(digest(_normal(node, ours)) for node in nodes if isinstance(node, _Function))
+        module = Module(path, digest(_normal(tree, ours)), tuple(_imports(nodes)), constants, functions)
+        if len(_modules) >= _MODULES:
             _modules.clear()
         known = _modules[path] = content, module
     return known[1]
@@ -153,13 +160,16 @@ class _Parsed:
 
     def __init__(self, text: str) -> None:
         self.tree = ast.parse(text)
-        self.ours = _names_of_ours(self.tree)
         self.defined: dict[str, list[tuple[_Function, ast.stmt]]] = {}
+        imports: list[ast.AST] = []
         for statement in self.tree.body:
             for node in ast.walk(statement):
                 if isinstance(node, _Function):
                     name = _LAMBDA if isinstance(node, ast.Lambda) else node.name
                     self.defined.setdefault(name, []).append((node, statement))
+                elif isinstance(node, ast.Import | ast.ImportFrom):
+                    imports.append(node)
+        self.ours = _names_of_ours(imports)
         # A call through a name that the module imports is compiled in another way.
         self._imports = list(_imports_of_module(self.tree.body))
         self._compiled: dict[tuple[int, int, int], list[CodeType]] = {}
@@ -183,10 +193,33 @@ class _Parsed:
         first = _first_line(node)
         for code in codes:
             if code.co_firstlineno == first and (
-                _is_lambda_of(code, node) if isinstance(node, ast.Lambda) else code.co_name == node.name
+                self._lambda_of(code) is node if isinstance(node, ast.Lambda) else code.co_name == node.name
             ):
                 return code
         return None
+
+    def _lambda_of(self, code: CodeType) -> ast.AST | None:
+        """Return the lambda that code was compiled from: the innermost that has all of its steps in its body."""
+        if code.co_name != _LAMBDA:
+            return None
+        steps = [at for at in code.co_positions() if at[2] is not None and at[3] is not None and at[2:] != (0, 0)]
+        nodes: list[Any] = [node for node, _ in self.defined.get(_LAMBDA, ()) if node.lineno == code.co_firstlineno]
+        if not steps:  # of a constant some Pythons do not say where it is; nor do all under -X no_debug_ranges
+            form = bytecode(code)
+            return next((node for node in nodes if bytecode(_compiled_alone(node)) == form), None)
+        first = min((line or 0, column or 0) for line, _, column, _ in steps)
+        last = max((line or 0, column or 0) for _, line, _, column in steps)
+        found = None
+        for node in nodes:
+            start, end = (node.body.lineno, node.body.col_offset), (node.body.end_lineno, node.body.end_col_offset)
+            if start <= first and last <= end:
+                found = node  # they come from the outside in
+        return found
+
+
+def _compiled_alone(node: ast.Lambda) -> CodeType:
+    constants = compile(ast.Expression(node), "", "eval", dont_inherit=True).co_consts
+    return [constant for constant in constants if isinstance(constant, CodeType)][-1]  # after those in its defaults
 
 
 _parsed: dict[str, tuple[list[str], _Parsed | None]] = {}
@@ -203,10 +236,14 @@ def _file(path: str, scope: dict[str, Any] | None) -> _Parsed | None:
                 parsed = _Parsed("".join(lines))
             except (SyntaxError, ValueError, RecursionError):
                 parsed = None
-        if len(_parsed) >= _FILES:
-            _parsed.clear()
         known = _parsed[path] = lines, parsed
     return known[1]
+
+
+def trim() -> None:
+    """Let go of parsed files, when code has been walked: a tree takes a hundred times the memory of its text."""
+    while len(_parsed) > _FILES:
+        _parsed.pop(next(iter(_parsed)), None)
 
 
 def _source_of(code: CodeType, scope: dict[str, Any] | None) -> _Source | None:
@@ -254,15 +291,6 @@ def _same_place(one: CodeType, other: CodeType) -> bool:
 def _first_line(node: _Function) -> int:
     decorators = getattr(node, "decorator_list", None)
     return min(decorator.lineno for decorator in decorators) if decorators else node.lineno
-
-
-def _is_lambda_of(code: CodeType, node: ast.Lambda) -> bool:
-    """Whether code was compiled from a lambda: its last step has the place of the whole body."""
-    if code.co_name != _LAMBDA:
-        return False
-    body = node.body
-    place = body.lineno, body.end_lineno, body.col_offset, body.end_col_offset
-    return place in code.co_positions()
 
 
 def codes_in(code: CodeType) -> Iterator[CodeType]:
@@ -325,11 +353,11 @@ def _without_options(decorator: ast.expr, ours: frozenset[str]) -> Any:
     return ast.Call(ast.Name("node"), [], counting)
 
 
-def _names_of_ours(tree: ast.Module) -> frozenset[str]:
+def _names_of_ours(nodes: Iterable[ast.AST]) -> frozenset[str]:
     """Return the names under which a file has imported us, and what it took from us."""
     ours = __name__.partition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == ours and not node.level:
             found.update(alias.asname or alias.name for alias in node.names)
         elif isinstance(node, ast.Import):
@@ -356,9 +384,9 @@ def _imports_of_module(body: list[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from _imports_of_module(handler.body)
 
 
-def _imports(tree: ast.Module) -> Iterator[Import]:
+def _imports(nodes: Iterable[ast.AST]) -> Iterator[Import]:
     found: list[Import] = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom):
             names = tuple(sorted(alias.name for alias in node.names))
             found.append(Import(node.level, node.module or "", names))
@@ -401,12 +429,14 @@ def _steps(code: CodeType) -> Any:
             steps.append((step.opname, step.argval if isinstance(step.argval, str) else step.arg))
     # Where a jump goes, counted in steps: a constant more or less may change how long a step is.
     told = [(step[0], at.get(step[1], -1)) if isinstance(step, list) else step for step in steps]
-    counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & ~(_FUTURE | _DOCSTRING | _AWAITABLE)
+    flags = code.co_flags & ~_NOT_MEANT
+    counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, flags
     return [code.co_name, *counts, code.co_varnames, code.co_freevars, code.co_cellvars, told, _handlers(code, at)]
 
 
-_DOCSTRING = 0x4000000  # set where there is one
-_AWAITABLE = 0x100  # set by types.coroutine, on code that was compiled without it
+# Flags that say how code came to be: whether it has a docstring (0x4000000), is inside a function (0x10), or was made
+# awaitable later, by types.coroutine (0x100).
+_NOT_MEANT = _FUTURE | 0x4000000 | 0x10 | 0x100
 
 
 def _handlers(code: CodeType, at: dict[int, int]) -> list[Any]:
