@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 METADATA := pyproject.toml setup.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test simulate chaos lint format bench lock clean
+.PHONY: help demo dev test simulate chaos crash lint format bench lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ simulate: $(VENV)/.dev  ## random graphs times random faults, a million cases be
 
 chaos: $(VENV)/.dev  ## ten thousand real workers killed with SIGKILL, in all phases of their work
 	$(BIN)/python -m tests.chaos --runs $(RUNS) --kills $(KILLS)
+
+crash: $(VENV)/.dev  ## a store and a run with it, broken at every system call; every bit of an entry flipped (needs strace)
+	$(BIN)/python -m tests.crash
+	$(BIN)/python -m tests.crash_run
 
 lint: $(VENV)/.dev  ## style, types and arrows only
 	$(BIN)/ruff check .

@@ -507,7 +507,7 @@ def key_of_an_array(size: int, repeats: int) -> Samples:
     """Cell: seconds for the token of an array, beside a copy of it."""
     import numpy as np
 
-    from tinygraph.store.canonical import token
+    from tinygraph.keys.canonical import token
 
     array = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
     sides: dict[str, Side] = {OURS: lambda: lambda: len(token(array)), FLOOR: lambda: lambda: len(array.copy())}

@@ -30,9 +30,9 @@ from pathlib import Path
 from time import monotonic, sleep, time
 
 from tinygraph.errors import DamagedEntry, StoreError
+from tinygraph.keys.digests import digest
 from tinygraph.store import journal
 from tinygraph.store.blobs import Blobs
-from tinygraph.store.digests import digest
 from tinygraph.store.entries import Entries, Entry, Writer
 from tinygraph.store.seal import Seal, trust
 

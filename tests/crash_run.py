@@ -50,8 +50,8 @@ def program(root):
             made.append(step(i, *[made[j] for j in sorted({i // 2, i - 3}) if 0 <= j < i]))
         return made
 
-    import tinygraph.store.session  # noqa: F401  what is imported on the way is not what is broken
-
+    with tempfile.TemporaryDirectory(dir=QUICK) as other:  # what is imported on the way is not what is broken
+        everything().resolve(store=os.path.join(other, "store"), executor="inline")
     say("begin")
     value = everything().resolve(store=root, executor="inline")
     say(f"end {sum(map(sum, value))}")
@@ -79,6 +79,7 @@ def start(root, strace=()):
 
 
 def ran(lines):
+    lines = lines[lines.index("begin") :] if "begin" in lines else []
     return [int(line.split()[1]) for line in lines if re.fullmatch(r"ran \d+", line)]
 
 

@@ -6,12 +6,15 @@ The names with a number are those of the rows in the table of hard cases.
 from __future__ import annotations
 
 import decimal
+import importlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from itertools import pairwise
@@ -156,6 +159,115 @@ def test_X22_what_a_node_changes_does_not_leak_to_the_next(tmp_path: Path, monke
     _, disturbed, kept = on_one_worker(disturb(str(tmp_path)), look("DISTURBED"), look("KEPT"))
     assert disturbed[:2] == (os.getcwd(), None)
     assert kept[:2] == (os.getcwd(), "yes")
+
+
+def close_streams() -> None:
+    with sys.stdout, sys.stderr:
+        sys.stdout.buffer.close()
+    sys.stderr.detach()
+
+
+def set_timer() -> None:
+    def late(*_: object) -> None:
+        raise RuntimeError("the time of another is over")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGVTALRM, late)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.01, 0.01)
+    signal.alarm(1)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+
+
+def ignore_children() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def forget_path() -> None:
+    sys.path[:] = ["/nowhere"]
+
+
+def rebind_path() -> None:
+    sys.path = []
+
+
+def warnings_are_errors() -> None:
+    warnings.simplefilter("error")
+
+
+def warnings_raise() -> None:
+    def show(*_: object, **__: object) -> None:
+        raise RuntimeError("no warnings")
+
+    warnings.showwarning = show
+
+
+def recurse_little() -> None:
+    sys.setrecursionlimit(60)
+
+
+def innocent() -> str:
+    """What goes wrong where any of it has leaked."""
+    print("well said")
+    print("well said", file=sys.stderr)
+    warnings.warn("innocent", UserWarning, stacklevel=1)
+    importlib.import_module("this_is_on_the_path")
+    sys.modules.pop("colorsys", None)
+    importlib.import_module("colorsys")
+
+    def deep(n: int) -> int:
+        return n and 1 + deep(n - 1)
+
+    assert deep(500) == 500
+    handlers = [signal.getsignal(number) for number in (signal.SIGALRM, signal.SIGVTALRM, signal.SIGCHLD)]
+    assert handlers == [signal.SIG_DFL] * 3
+    assert [signal.getitimer(which) for which in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL)] == [(0.0, 0.0)] * 2
+    return "fine"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        close_streams,
+        set_timer,
+        ignore_children,
+        forget_path,
+        rebind_path,
+        warnings_are_errors,
+        warnings_raise,
+        recurse_little,
+    ],
+)
+def test_X22_whatever_a_node_changes_the_next_finds_it_as_it_was(change, tmp_path: Path, monkeypatch, capfd) -> None:
+    """
+    change ──► innocent    in the same worker, and in the same message
+    """
+    (tmp_path / "this_is_on_the_path.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    start = Node(lambda: None, name="start")()
+    changed = Node(change)().after(start)
+    with pytest.warns(UserWarning, match="innocent"):
+        assert on_one_worker(start, changed, Node(innocent)(), Node(innocent)())[-2:] == ("fine", "fine")
+    out, err = capfd.readouterr()
+    assert (out.count("well said"), err.count("well said")) == (2, 2)
+
+
+def test_X22_recursion_is_as_deep_as_in_the_parent() -> None:
+    @Node
+    def deep(n: int) -> int:
+        def down(n: int) -> int:
+            return n and 1 + down(n - 1)
+
+        return down(n)
+
+    assert deep(100).resolve(executor="processes", workers=1) == 100
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(5_000 + before)
+    try:
+        assert deep(4_000 + before).resolve(executor="processes", workers=1) == 4_000 + before
+    finally:
+        sys.setrecursionlimit(before)
+    with pytest.raises(RecursionError):
+        deep(4_000 + before).resolve(executor="processes", workers=1)
 
 
 def test_what_a_module_sets_when_a_node_imports_it_stays() -> None:

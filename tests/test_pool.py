@@ -6,19 +6,22 @@ import gc
 import itertools
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import warnings
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tinygraph import Graph, Node, PayloadError, WorkerLost, run
+from tinygraph import CancelledError, Graph, NestedResolveError, Node, NodeTimeout, PayloadError, WorkerLost, run
 from tinygraph.engine import Engine
 from tinygraph.executors.bodies import Recipe, close
 from tinygraph.executors.catalogue import Catalogue
@@ -41,7 +44,7 @@ pid = Node(os.getpid, name="pid")
 def run_script(source: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a program of its own."""
     program = [sys.executable, *options, "-c", textwrap.dedent(source)]
-    return subprocess.run(program, capture_output=True, text=True, check=False)
+    return subprocess.run(program, capture_output=True, text=True, check=False, timeout=50)
 
 
 def opened() -> list[str]:
@@ -441,6 +444,278 @@ def test_where_one_worker_can_be_started_it_does_the_work_of_all(monkeypatch: py
         graph = Graph(*[add(i, 1) for i in range(300)])
         assert graph.run(executor="processes", workers=2).value == tuple(range(1, 301))
     assert launches
+
+
+# The program around the pool
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_a_program_without_standard_streams_has_workers(closed: str, tmp_path: Path) -> None:
+    source = f"""
+        from pathlib import Path
+        from tinygraph import Node
+        done = Node(abs)(-3).resolve(executor="processes", workers=2, timeout=20)
+        Path({str(tmp_path)!r}, "done").write_text(str(done))
+        """
+    program = f'exec "$0" -c "$1" {closed}'
+    subprocess.run(["sh", "-c", program, sys.executable, textwrap.dedent(source)], check=True, timeout=50)
+    assert (tmp_path / "done").read_text() == "3"
+
+
+def test_a_program_whose_folder_was_removed_has_workers(tmp_path: Path) -> None:
+    done = run_script(
+        f"""
+        import os
+        from tinygraph import Node
+        os.mkdir({str(tmp_path / "gone")!r})
+        os.chdir({str(tmp_path / "gone")!r})
+        os.rmdir({str(tmp_path / "gone")!r})
+        print(Node(abs)(-3).resolve(executor="processes", workers=2))
+        """
+    )
+    assert (done.stdout, done.stderr) == ("3\n", "")
+
+
+def test_a_forked_child_that_ends_leaves_the_workers_of_its_parent_alone() -> None:
+    done = run_script(
+        """
+        import multiprocessing, os, sys
+        from tinygraph import Node
+        pid = Node(os.getpid)
+        before = pid().resolve(executor="processes", workers=1)
+        print(multiprocessing.active_children())
+        child = os.fork()
+        if not child:
+            sys.exit()
+        os.waitpid(child, 0)
+        print(pid().resolve(executor="processes", workers=1) == before)
+        """
+    )
+    assert (done.stdout, done.stderr) == ("[]\nTrue\n", "")
+
+
+def left(number: str) -> list[str]:
+    """The folders of a process."""
+    roots = Path("/dev/shm"), Path(tempfile.gettempdir())
+    return [path.name for root in roots for path in root.glob(f"tinygraph-*-{number}-*")]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_what_resolves_when_the_program_ends_leaves_nothing(late: bool) -> None:
+    """A handler that was registered before everything else runs when the pool was shut down."""
+    done = run_script(
+        f"""
+        import atexit, os
+
+        def resolve():
+            from tinygraph import Node
+            large = Node(lambda size: bytes(size), name="large")
+            print(len(large(3 << 20).resolve(executor="processes", workers=1)))
+
+        print(os.getpid())
+        if {not late}:
+            import multiprocessing.util
+        atexit.register(resolve)
+        atexit.register(resolve)
+        resolve()
+        """
+    )
+    assert done.stderr == ""
+    number, *sizes = done.stdout.split()
+    assert sizes == ["3145728"] * 3
+    assert left(number) == []
+
+
+def test_a_forked_child_of_multiprocessing_leaves_nothing() -> None:
+    done = run_script(
+        """
+        import multiprocessing, os
+        from tinygraph import Node
+
+        def work():
+            print(Node(abs)(-3).resolve(executor="processes", workers=1), os.getpid(), flush=True)
+
+        work()
+        child = multiprocessing.get_context("fork").Process(target=work)
+        child.start()
+        child.join()
+        """
+    )
+    assert done.stderr == ""
+    (one, _), (other, number) = map(str.split, done.stdout.splitlines())
+    assert one == other == "3"
+    assert left(number) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_workers_are_deaf_to_the_terminal_from_their_first_moment() -> None:
+    """Ctrl-C finds them before they have a group of their own."""
+    done = run_script(
+        """
+        import signal
+        from loky.backend import fork_exec
+        from tinygraph import Node
+
+        def is_blocked(pid):
+            [mask] = [line.split()[1] for line in open(f"/proc/{pid}/status") if line.startswith("SigBlk")]
+            return bool(int(mask, 16) >> signal.SIGINT - 1 & 1)
+
+        start = fork_exec.fork_exec
+
+        def started(*args, **kwargs):
+            pid = start(*args, **kwargs)
+            print(is_blocked(pid))
+            return pid
+
+        fork_exec.fork_exec = started
+        later = Node(lambda: (is_blocked("self"), signal.getsignal(signal.SIGINT) is signal.SIG_IGN))
+        print(later().resolve(executor="processes", workers=1), is_blocked("self"))
+        """
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["True", "(False, True) False"]
+
+
+# The thread that serves all runs, in the hands of a user's class
+
+
+class Holding:
+    """Has whoever pickles it wait, or unpickles it in the process that it is for, until it is let go."""
+
+    def __init__(self, process: int = 0) -> None:
+        self.process = process
+
+    def __reduce__(self) -> Any:
+        if self.process:
+            return _hold, (self.process,)
+        held(self)
+        return int, ()
+
+
+def held(holding: Holding | None) -> None:
+    Holding.began.set()
+    assert Holding.ended.wait(50)
+
+
+def _hold(process: int) -> None:
+    if os.getpid() == process:
+        held(None)
+
+
+@pytest.fixture
+def holding() -> Iterator[type[Holding]]:
+    Holding.began, Holding.ended = threading.Event(), threading.Event()  # type: ignore[attr-defined]
+    yield Holding
+    Holding.ended.set()  # type: ignore[attr-defined]
+
+
+held_up: dict[str, Any] = {
+    "argument": lambda: Node(list, name="culprit")([Holding()]),
+    "result": lambda: Node(lambda process: Holding(process), name="culprit")(os.getpid()),
+}
+
+
+@pytest.mark.parametrize("what", held_up)
+def test_a_run_is_cancelled_although_its_class_holds_up_the_pool(what: str, holding: Any) -> None:
+    """The others on that pool are told why they end, and those to come have another."""
+    before, worker = pool(2), pid().resolve(executor="processes", workers=2)
+    other = run(Node(forever, name="other")(), executor="processes", workers=2, block=False)
+    while not any(hand.tasks for hand in list(before._supervisor._hands.values())):
+        pass
+    culprit = run(held_up[what](), executor="processes", workers=2, block=False)
+    assert holding.began.wait(50)
+    culprit.cancel()
+    with pytest.raises(CancelledError):
+        _ = culprit.value
+    with pytest.raises(WorkerLost, match="held up by 'culprit' of another run"):
+        _ = other.value
+    assert add(1, 2).resolve(**PROCESSES) == 3
+    assert pool(1) is not before
+    holding.ended.set()
+    before._thread.join()
+    assert not Path(f"/proc/{worker}").exists()
+
+
+@pytest.mark.parametrize("what", held_up)
+def test_the_timeout_of_a_run_counts_although_its_class_holds_up_the_pool(what: str, holding: Any) -> None:
+    pid().resolve(**PROCESSES)
+    with pytest.raises(NodeTimeout):
+        held_up[what]().resolve(timeout=0.2, **PROCESSES)
+    assert add(1, 2).resolve(**PROCESSES) == 3
+
+
+def test_ctrl_c_ends_a_run_although_its_class_holds_up_the_pool(holding: Any) -> None:
+    def strike() -> None:
+        assert holding.began.wait(50)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    pid().resolve(**PROCESSES)
+    striking = threading.Thread(target=strike)
+    striking.start()
+    with pytest.raises(KeyboardInterrupt):
+        held_up["argument"]().resolve(**PROCESSES)
+    striking.join()
+    assert add(1, 2).resolve(**PROCESSES) == 3
+
+
+def test_a_run_whose_class_holds_up_the_pool_for_a_while_ends_no_other(holding: Any) -> None:
+    """
+    other        (is cancelled while the pool is held up by culprit, and does not wait for it)
+    culprit
+    """
+    before = pool(2)
+    other = run(Node(forever, name="other")(), executor="processes", workers=2, block=False)
+    while not any(hand.tasks for hand in list(before._supervisor._hands.values())):
+        pass
+    culprit = run(held_up["argument"](), executor="processes", workers=2, block=False)
+    assert holding.began.wait(50)
+    other.cancel()
+    with pytest.raises(CancelledError):
+        _ = other.value
+    holding.ended.set()
+    assert culprit.value == [0]
+    assert pool(2) is before
+
+
+def test_a_value_of_a_pool_that_was_given_up_is_still_there(holding: Any) -> None:
+    made = Node(lambda: b"x" * (2 << 20))()
+    made.graph.run(**PROCESSES).wait()
+    with pytest.raises(NodeTimeout):
+        held_up["argument"]().resolve(timeout=0.2, **PROCESSES)
+    assert Node(len)(made).resolve(**PROCESSES) == 2 << 20
+    assert made.resolve() == b"x" * (2 << 20)
+
+
+class Asking:
+    """Wants a run on worker processes to be pickled."""
+
+    def __reduce__(self) -> Any:
+        return int, (add(1, 2).resolve(**PROCESSES),)
+
+
+def test_a_class_that_resolves_when_it_is_pickled_for_a_worker_is_refused() -> None:
+    before = pool(1)
+    with pytest.raises(PayloadError, match="itself waits for"):
+        Node(list, name="culprit")([Asking()]).resolve(**PROCESSES)
+    assert add(1, 2).resolve(**PROCESSES) == 3
+    assert pool(1) is before
+
+
+def test_progress_that_resolves_is_refused_where_the_pool_would_wait_for_it() -> None:
+    """
+    leaf ──► end       (the first is told of in the pool's thread, the second in that of the run, with its books open)
+    """
+    refused: set[str] = set()
+
+    def ask(event: Any) -> None:
+        try:
+            add(1, 2).resolve(**PROCESSES)
+        except NestedResolveError:
+            refused.add(threading.current_thread().name)
+
+    end = Node(lambda x: x + 1, name="end", where="driver")
+    assert end(add(1, 2)).resolve(progress=ask, **PROCESSES) == 4
+    assert refused == {"tinygraph-supervisor", threading.current_thread().name}
 
 
 # Errors of ours, and of the user's classes: none ends the thread that serves all runs

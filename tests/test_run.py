@@ -763,6 +763,38 @@ def test_events_tell_what_happened_in_order():
     assert {Started, Expanded, Finished, Failed, Skipped} >= kinds
 
 
+@pytest.mark.needs("numpy")
+@pytest.mark.parametrize("way", ["driver", "thread", "composite", "async", "made here"])
+def test_a_large_array_that_a_body_here_changes_is_sent_anew(way):
+    """
+    first(a) ──► change(a), here ──► first(a)    whatever the size of a
+    """
+    import numpy
+
+    def fill(array):
+        array[:] = 7
+
+    async def fill_async(array):
+        array[:] = 7
+        return await first(array)
+
+    first = Node(lambda array: int(array[0]), name="first")
+    changes = {
+        "composite": Node(lambda array: (fill(array), first(array))[1]),
+        "async": Node(fill_async),
+        "driver": Node(fill, where="driver"),
+    }
+    change = changes.get(way) or Node(fill, where="thread")
+    for size in (10, 1 << 20):
+        array = numpy.zeros(size)
+        if way == "made here":
+            array = Node(lambda size=size: numpy.zeros(size), where="thread")()
+        before = first(array)
+        changed = change(array).after(before)
+        after = first(array).after(changed)
+        assert run(Graph(before, after), executor="processes", workers=1).value == (0, 7)
+
+
 @pytest.mark.parametrize("executor", HERE)
 def test_a_progress_function_hears_everything_as_it_happens(executor):
     heard = []
@@ -774,12 +806,18 @@ def test_a_progress_function_hears_everything_as_it_happens(executor):
         assert [type(event) for event in heard if event.number == number] == [Started, Finished]
 
 
-def test_a_broken_progress_function_breaks_nothing_and_is_told():
+@pytest.mark.parametrize("executor", [*HERE, "processes"])
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_a_broken_progress_function_breaks_nothing_and_is_told(error, executor):
+    told = []
+
     def broken(event):
-        raise RuntimeError("no screen")
+        told.append(event)
+        raise error("no screen")
 
     with pytest.warns(UserWarning, match="no screen"):
-        assert add(add(1, 2), 3).resolve(executor="inline", progress=broken) == 6
+        assert add(add(1, 2), 3).resolve(executor=executor, workers=1, progress=broken) == 6
+    assert len(told) == 1
 
 
 def test_progress_writes_a_line(capsys):

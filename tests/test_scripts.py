@@ -5,16 +5,23 @@ The names with a number are those of the rows in the table of hard cases.
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from tinygraph import Graph, Node
+from tinygraph import Graph, Node, portable
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.skipif(os.name != "posix", reason="signals and process groups")]
 
@@ -144,6 +151,106 @@ def test_closures_lambdas_and_local_classes_work() -> None:
     value = Graph(read(made), wrapped(1), made).run(executor="processes", workers=2).value
     assert value[:2] == (12, 111)
     assert type(value[2]) is Local
+
+
+# Modules that change, and such that nobody else could import
+
+
+@pytest.fixture
+def edited(tmp_path: Path, monkeypatch) -> Callable[[str], ModuleType]:
+    """Write the file of a module, and have it imported, or reloaded if it was."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def edit(text: str, *, reload: bool = True) -> ModuleType:
+        (tmp_path / "edited_by_its_user.py").write_text(textwrap.dedent(text))
+        importlib.invalidate_caches()
+        if not reload:
+            return sys.modules["edited_by_its_user"]
+        known = sys.modules.get("edited_by_its_user")
+        return importlib.import_module("edited_by_its_user") if known is None else importlib.reload(known)
+
+    yield edit
+    sys.modules.pop("edited_by_its_user", None)
+
+
+EDITED = """
+    from tinygraph import Node
+    def helper():
+        return {0!r}
+    @Node
+    def answer():
+        return helper()
+"""
+
+
+def test_a_module_that_is_edited_and_reloaded_runs_as_it_is_now(edited) -> None:
+    """Workers that had imported it before would run what it was."""
+
+    def answers(module: ModuleType) -> tuple[object, ...]:
+        helper = module.helper
+        by_name, by_module = Node(lambda: helper()), Node(lambda: module.helper())
+        return Graph(module.answer(), by_name(), by_module()).run(executor="processes", workers=2).value
+
+    assert answers(edited(EDITED.format("before"))) == ("before",) * 3
+    assert answers(edited(EDITED.format("between"))) == ("between",) * 3
+    del sys.modules["edited_by_its_user"]
+    assert answers(edited(EDITED.format("afterwards"))) == ("afterwards",) * 3
+
+
+def test_workers_stay_as_long_as_no_module_changes(edited) -> None:
+    module, worker = edited(EDITED.format("same")), Node(os.getpid)
+    first = worker().resolve(executor="processes", workers=1)
+    assert module.answer().resolve(executor="processes", workers=1) == "same"
+    assert worker().resolve(executor="processes", workers=1) == first
+    edited(EDITED.format("another"))
+    assert worker().resolve(executor="processes", workers=1) != first
+
+
+def test_a_module_that_is_edited_and_not_reloaded_is_told_of(edited, monkeypatch) -> None:
+    monkeypatch.setattr(portable, "_LOOK", -1.0)  # whenever it is asked
+    module = edited(EDITED.format("before"))
+    assert module.answer().resolve(executor="processes", workers=1) == "before"
+    edited(EDITED.format("afterwards"), reload=False)
+    with pytest.warns(RuntimeWarning, match="file of module 'edited_by_its_user' has changed since it was imported"):
+        module.answer().resolve(executor="processes", workers=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once for each edit
+        module.answer().resolve(executor="processes", workers=1)
+
+
+@pytest.mark.parametrize("way", ["made", "loaded", "named", "in a package"])
+def test_nodes_of_a_module_that_others_cannot_import_travel_as_code(tmp_path: Path, monkeypatch, way: str) -> None:
+    """
+    a module that is in `sys.modules`, and that no finder of another process would find
+    """
+    name = "package_by_hand.made_by_hand" if way == "in a package" else "made_by_hand"
+    path = tmp_path / "another_name.py"
+    path.write_text(textwrap.dedent(EDITED.format(way)))
+    spec = {
+        "loaded": importlib.util.spec_from_file_location(name, path),
+        "named": importlib.machinery.ModuleSpec(name, None),
+    }.get(way)
+    module = ModuleType(name) if spec is None else importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    if way == "in a package":
+        monkeypatch.setitem(sys.modules, "package_by_hand", ModuleType("package_by_hand"))
+    exec(path.read_text(), vars(module))
+    helper = module.helper
+    other = Node(lambda: helper())
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        for executor in ("processes", pool):
+            assert Graph(module.answer(), other()).run(executor=executor, workers=1).value == (way, way)
+
+
+def test_looking_at_modules_costs_next_to_nothing(monkeypatch) -> None:
+    """Counted, because each run pays for it: neither files nor modules that were met are looked at again."""
+    portable.edition()
+    monkeypatch.setattr(portable, "_stamp", None)
+    monkeypatch.setattr(portable, "_is_own", None)
+    monkeypatch.setattr(portable._modules, "looked", float("inf"))
+    for _ in range(3):
+        assert portable.edition() == portable.edition()
 
 
 # Ctrl-C

@@ -48,10 +48,10 @@ from tinygraph.seeds import generator
 
 if TYPE_CHECKING:
     from tinygraph.events import Event, Expanded, Failed, Finished, Printed, Recalled, Retried, Skipped, Started
-    from tinygraph.store.replay import replay
+    from tinygraph.keys.files import Directory, File
     from tinygraph.store import Store
     from tinygraph.store.codecs import codec
-    from tinygraph.store.files import Directory, File
+    from tinygraph.store.replay import replay
 
 __version__ = "0.1.0"
 
@@ -110,14 +110,14 @@ __all__ = [
     "Workflow",
 ]
 
-# Where names are that few programs ask for. Events are dataclasses, and the machinery for those takes as long to import as
-# all the rest; the store brings a database.
+# Where names are that few programs ask for. Events are dataclasses, and the machinery for those takes as long to import
+# as all the rest; the store brings a database.
 _ON_DEMAND = dict.fromkeys(
     ("Event", "Expanded", "Failed", "Finished", "Printed", "Recalled", "Retried", "Skipped", "Started"), "events"
 ) | {
     "codec": "store.codecs",
-    "Directory": "store.files",
-    "File": "store.files",
+    "Directory": "keys.files",
+    "File": "keys.files",
     "replay": "store.replay",
     "Store": "store",
 }

@@ -43,7 +43,7 @@ def teller(listener: Callable[[Event], Any]) -> Callable[[Note], None]:
         token = recording.set(None)  # what a listener does is no part of any body
         try:
             listener(_event(note))
-        except Exception as error:  # it must not break the run, nor go unnoticed
+        except (Exception, SystemExit) as error:  # it must not break the run, nor go unnoticed
             import warnings
 
             broken = True

@@ -127,6 +127,7 @@ class Engine:
         self.staffed = frozenset(lanes)
         self.apart = home == "process"  # the workers are elsewhere: what only records runs in the driver
         self.elsewhere = self.apart  # and so may values be; also once a node has asked for a process
+        self.touched = False  # whether a body ran here that may have changed an object which workers were sent
         self.left = 0  # claimed calls that have not settled
         self.in_hand = 0  # calls that were taken and have not come back
         self.inputs: list[Future[Any]] = []  # holes that the calls of this run need filled

@@ -54,8 +54,8 @@ class Node(Definition, Generic[P, R]):
       ``"500MB"`` or ``"2GiB"``: more raises MemoryError;
     - ``isolate``: a fresh worker process for each call of it;
     - ``check``: whether arguments are checked against annotations;
-    - ``cache``: True makes calls with equal arguments one call, and keeps the value where the run has a store; ``"run"``
-      does the first only, and False neither (else: kept where there is a store);
+    - ``cache``: True makes calls with equal arguments one call, and keeps the value where the run has a store;
+      ``"run"`` does the first only, and False neither (else: kept where there is a store);
     - ``version``: a text or a number that is part of the key under which values are kept: change it to have them
       computed anew;
     - ``key``: a function of the arguments that returns what stands for them in that key.

@@ -127,8 +127,8 @@ def options(**values: Unpack[RunOptions]) -> Iterator[None]:
     3
 
     Arguments are those of :func:`tinygraph.run`: ``executor``, ``workers``, ``on_error``, ``timeout`` (seconds),
-    ``progress``, ``seed``, ``max_depth``, ``store``, ``refresh``. The environment variables ``TINYGRAPH_EXECUTOR``, ``TINYGRAPH_WORKERS`` and
-    so on set the same defaults from outside.
+    ``progress``, ``seed``, ``max_depth``, ``store``, ``refresh``. The environment variables ``TINYGRAPH_EXECUTOR``,
+    ``TINYGRAPH_WORKERS`` and so on set the same defaults from outside.
 
     Raises :class:`OptionError` for an unknown name or a value that it cannot take.
     """

@@ -128,7 +128,7 @@ def _tell_of_edits() -> None:
 
 def _meet_modules() -> None:
     """Look at modules that are new here: which are the user's, and could another process import them?"""
-    modules = sys.modules
+    modules: dict[str, Any] = sys.modules  # anything may be in there
     last = len(modules), next(reversed(modules))
     if last == _modules.last:
         return

@@ -380,6 +380,11 @@ class _Member:
         """Whether it has something to say."""
         return self._ended or bool(self._inbox)
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether it has died, though perhaps not all that it said has arrived."""
+        return not self._alive
+
     def send(self, message: bytes) -> None:
         self._heard_at = max(self._heard_at, self._machine.now() + _ON_THE_WAY)
         self._machine.at(self._heard_at, lambda: self._hear(message))

@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 
 import tinygraph.store.codecs as room
 from tinygraph.errors import DefinitionError, StoreError
+from tinygraph.keys.files import Directory, File
 from tinygraph.store.codecs import LARGEST_JSON, Encoded, codec, decode, encode, runs_code
-from tinygraph.store.files import Directory, File
 
 
 def body_of(encoded: Encoded) -> bytearray:
@@ -544,8 +544,9 @@ def test_subclasses_of_frames_are_themselves():
     assert type(round_trip(Mine({"a": [1]}))) is Mine
 
 
+@pytest.mark.needs("polars")
 def test_frames_of_polars_come_back_exactly():
-    pl = pytest.importorskip("polars")
+    import polars as pl
     from polars.testing import assert_frame_equal, assert_series_equal
 
     some = {

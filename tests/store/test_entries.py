@@ -132,7 +132,8 @@ def test_what_another_program_put_meanwhile_is_found_when_asked(root, entries, w
     assert kept(entries, 6)
 
 
-def test_what_another_program_noted_meanwhile_is_found(root, entries, writer):
+def test_what_another_program_noted_meanwhile_is_found(root, entries, writer, monkeypatch):
+    monkeypatch.setattr("tinygraph.store.rows._FRESH", 0.0)  # looked at each time, and not only now and then
     assert not kept(entries, 6)
     other = Entries(root, SECRET)
     note(other, writer, 6)

@@ -355,7 +355,7 @@ def test_a_full_disk_is_told_once_and_stops_no_run(folder, write, monkeypatch):
 
     monkeypatch.setattr(disk, "write", full)
     writer.task(0, "lost", "shop:lost", "finished", 0.0)
-    with pytest.warns(UserWarning, match=r"history of this run, .* is not complete: .*No space left"):
+    with pytest.warns(RuntimeWarning, match=r"history of this run, .* is not complete: .*No space left"):
         writer.flush(force=True)
     writer.task(1, "lost", "shop:lost", "finished", 0.0)
     writer.flush(force=True)  # a second warning would be an error

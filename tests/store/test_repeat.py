@@ -31,9 +31,7 @@ def test_with_a_seed_it_is_the_same_again():
 
 def test_calls_of_a_graph_that_is_another_are_named():
     numbers = iter(range(10))
-    assert differences(lambda: double(next(numbers)), executor="inline") == [
-        "'double' was called with other arguments"
-    ]
+    assert differences(lambda: double(next(numbers)), executor="inline") == ["'double' was called with other arguments"]
 
 
 def test_it_takes_no_store(tmp_path):

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import tinygraph.store.statefile as room
 from tinygraph.errors import DamagedEntry, StoreError, StoreUntrusted
+from tinygraph.keys.canonical import token as token_of
 from tinygraph.store import disk
-from tinygraph.store.canonical import token as token_of
 from tinygraph.store.statefile import StateFile
 
 
@@ -454,7 +454,7 @@ def test_two_of_one_program_see_each_other(path, monkeypatch, tmp_path):
 
 WRITER = """
     import os, sys, time
-    from tinygraph.store.canonical import token
+    from tinygraph.keys.canonical import token
     from tinygraph.store.statefile import StateFile
     path, who, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
     state = StateFile(path)

@@ -1,8 +1,8 @@
-"""What surrounds a node that is no argument of it: context variables, environment, folder, path, filters, levels.
+"""What surrounds a node that is no argument of it: context variables, environment, folder, path, filters, limits.
 
 In a worker process it is as it was in the thread that resolves, at the time of resolving: a snapshot goes to each
-worker before its next task, if it is another than the one that the worker has. What a node changes of folder,
-environment and context variables is undone before the next task.
+worker before its next task, if it is another than the one that the worker has. What a node changes of it is undone
+before the next task, and so are the signals that it handles and the timers that it has set.
 
 Context variables are known by the module that holds them. Their values travel if they can be pickled; those of modules
 that a worker has not imported wait until it has.
@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import pickle
+import signal
 import sys
 import warnings
 from collections import ChainMap
@@ -36,6 +37,7 @@ class Snapshot(NamedTuple):
     folder: str | None
     environment: dict[str, str]
     path: list[str]
+    recursion: int  # how deep
     filters: tuple[tuple[str, bytes], ...]  # the module of the category, which need not be there; and the filter
     levels: dict[str, int]
     disabled: int  # the level up to which all logging is
@@ -49,6 +51,7 @@ def snapshot() -> bytes:
             folder=_folder(),
             environment=dict(os.environ),
             path=[str(entry) for entry in sys.path],
+            recursion=sys.getrecursionlimit(),
             filters=_filters(),
             levels={name: logger.level for name, logger in _loggers() if logger.level},
             disabled=logging.root.manager.disable,
@@ -181,24 +184,82 @@ class Surroundings:
     def __init__(self) -> None:
         self._bare = copy_context()
         self.context = self._bare  # each task runs in a copy of it
-        self.changed = False  # whether a task has changed folder or environment
+        self._noted = False  # whether a task has changed what is told of below
         self.streams = sys.stdout, sys.stderr
         self._limits = {name: os.environ[name] for name in THREAD_LIMITS if name in os.environ}
         self._by_imports: dict[str, str | None] = {}
         self._snapshot: Snapshot | None = None
         self._later: list[tuple[tuple[str, str], bytes]] = []
         self._filters_later: set[str] = set()  # modules whose warnings have filters
-        self._chdir = os.chdir
+        self._recursion = 0  # how deep, at least: as a module has set it when it was imported
+        self._path = list(sys.path)
+        self._filters = list(warnings.filters)
+        self._showwarning = warnings.showwarning
+        self._handlers: dict[int, Any] = {}  # of signals, as they were before the task
+        self._timers: set[int] = set()  # that it has set
+        self._chdir, self._limit_recursion, self._handle = os.chdir, sys.setrecursionlimit, signal.signal
         # Only what is told can be undone at no cost: to ask for folder and environment after each task would have one.
         os.chdir = self._noting(os.chdir)
+        sys.setrecursionlimit = self._noting_limit(sys.setrecursionlimit)
+        signal.signal = self._noting_handler(signal.signal)
+        if hasattr(signal, "setitimer"):
+            self._stop_timer = signal.setitimer
+            signal.setitimer = self._noting_timer(signal.setitimer)
+            signal.alarm = self._noting_alarm(signal.alarm)
         os.fchdir = self._noting(os.fchdir)
         os.putenv = self._noting_environment(os.putenv)
         os.unsetenv = self._noting_environment(os.unsetenv)
 
+    @property
+    def changed(self) -> bool:
+        """Whether a task has changed what surrounds it. Asked after each: the lists are short, and mostly the same."""
+        return (
+            self._noted
+            or sys.path != self._path
+            or warnings.filters != self._filters
+            or warnings.showwarning is not self._showwarning
+        )
+
     def _noting(self, change: Callable[..., None]) -> Callable[..., None]:
         def noted(*args: Any) -> None:
-            self.changed = True
+            self._noted = True
             change(*args)
+
+        return noted
+
+    def _noting_limit(self, change: Callable[[int], None]) -> Callable[[int], None]:
+        def noted(limit: int) -> None:
+            change(limit)
+            if _importing():
+                self._recursion = max(limit, self._recursion)
+            else:
+                self._noted = True
+
+        return noted
+
+    def _noting_handler(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(number: int, handler: Any) -> Any:
+            before = change(number, handler)
+            if not _importing():
+                self._noted = True
+                self._handlers.setdefault(int(number), before)
+            return before
+
+        return noted
+
+    def _noting_timer(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(which: int, *times: float) -> Any:
+            self._noted = True
+            self._timers.add(which)
+            return change(which, *times)
+
+        return noted
+
+    def _noting_alarm(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(seconds: int) -> Any:
+            self._noted = True
+            self._timers.add(signal.ITIMER_REAL)
+            return change(seconds)
 
         return noted
 
@@ -208,7 +269,7 @@ class Surroundings:
             if _importing():  # what a module sets for itself is not set again, as no module is imported again
                 self._by_imports[os.fsdecode(name)] = os.fsdecode(value[0]) if value else None
             else:
-                self.changed = True
+                self._noted = True
 
         return noted
 
@@ -218,7 +279,7 @@ class Surroundings:
         now = self._snapshot
         assert now is not None
         added = [entry for entry in sys.path if before is not None and entry not in before.path]  # by a node's imports
-        sys.path[:] = now.path + [entry for entry in added if entry not in now.path]
+        sys.path[:] = self._path = now.path + [entry for entry in added if entry not in now.path]
         self._set_filters()
         for name in set(now.levels) | set(before.levels if before is not None else ()):
             logging.getLogger(name or None).setLevel(now.levels.get(name, logging.NOTSET))
@@ -271,12 +332,30 @@ class Surroundings:
                 warnings.filters.append(pickle.loads(packed))  # type: ignore[attr-defined]
             except Exception:  # a category that is not to be had here
                 continue
+        self._filters = list(warnings.filters)
 
     def undo(self) -> None:
-        """Put back folder, environment and streams, where `changed` says so, or a look at the streams."""
+        """Put back what a task has changed, where `changed` says so, or a look at the streams."""
         now = self._snapshot
         sys.stdout, sys.stderr = self.streams
+        for which in self._timers:
+            self._stop_timer(which, 0.0)
+        for number, handler in self._handlers.items():
+            self._handle(number, signal.SIG_DFL if handler is None else handler)
+        self._timers.clear()
+        self._handlers.clear()
+        if warnings.filters != self._filters:
+            warnings.resetwarnings()  # which tells the interpreter, too, that they have changed
+            warnings.filters[:] = self._filters  # type: ignore[index]
+        warnings.showwarning = self._showwarning
+        if sys.path != self._path:
+            # What it has added stays, as what it has imported from there does.
+            sys.path[:] = self._path = self._path + [entry for entry in sys.path if entry not in self._path]
         if now is not None:
+            try:
+                self._limit_recursion(max(now.recursion, self._recursion))
+            except RecursionError:  # this process is deeper already
+                pass
             wanted: dict[str, str | None] = {**self._by_imports, **self._limits, **now.environment}
             for name in set(os.environ) | set(wanted):
                 value = wanted.get(name)
@@ -289,7 +368,7 @@ class Surroundings:
                     self._chdir(now.folder)
                 except OSError:  # it was removed since
                     pass
-        self.changed = False
+        self._noted = False
 
 
 def _importing() -> bool:

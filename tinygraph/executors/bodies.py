@@ -10,10 +10,10 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from tinygraph.capture import Nested
+from tinygraph.capture import ATOMS, Nested
 from tinygraph.checks import check_arguments, parameters_of, surely_fit
 from tinygraph.definition import Definition, Kind
-from tinygraph.engine import Engine, expands
+from tinygraph.engine import Engine, expands, in_driver
 from tinygraph.errors import NodeError, NodeExit, NodeTimeout
 from tinygraph.future import Elsewhere, Future, Recorder, recording
 from tinygraph.seeds import Source, restore, source, sow, states
@@ -94,6 +94,8 @@ class Bodies:
                 args = None  # not to be held while the engine looks for who still holds what
                 value = run_body(definition, *self.arguments(call))
         except BaseException as error:
+            if engine.elsewhere:
+                touch(engine, call)
             engine.lock.acquire()
             recorder.calls, recorder.error = [], None
             if issubclass(type(error), KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
@@ -104,6 +106,8 @@ class Bodies:
             engine.raised(call, as_raised(definition.name, error), began, self.worker)
             return
         recorder.caller = None
+        if engine.elsewhere:
+            touch(engine, call)
         made, ended = recorder.calls, None
         if engine.recall is not None and recorder.error is None and not expands(call, value, made):
             ended = perf_counter()
@@ -167,6 +171,19 @@ def arguments_of(call: Future[Any], use: Callable[[Any], Any]) -> tuple[list[Any
     return args, {name: argument(arg) for name, arg in (call.kwargs or {}).items()}
 
 
+def touch(engine: Engine, call: Future[Any]) -> None:
+    """Note that a body ran here, if it may have changed an object that worker processes were sent, or will be."""
+    definition = call.definition
+    if in_driver(definition):  # it is here to record calls, and gets at nothing but its arguments, if at that
+        if getattr(definition.function, "__module__", None) == Future.__module__:  # an item of a future: ours
+            return
+        args = (*(call.args or ()), *(call.kwargs or {}).values())
+        values = [arg.value if type(arg) is Future else arg for arg in args]
+        if all(type(value) in ATOMS or isinstance(value, Elsewhere) for value in values):
+            return  # nothing to change, or made anew for each body
+    engine.touched = True
+
+
 def run_body(definition: Definition, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Run the body of a node with arguments that are values."""
     function = definition.function
@@ -194,8 +211,8 @@ def too_slow(call: Future[Any], end: str) -> NodeTimeout:
 def as_raised(name: str, error: BaseException) -> BaseException:
     """Return what a node raised as everybody can deal with it: nearly always itself.
 
-    A node's `sys.exit` is an error of the node, not the end of the program. And what cannot even be asked for its class,
-    because its `__getattribute__` raises, would break whoever looks at it.
+    A node's `sys.exit` is an error of the node, not the end of the program. And what cannot even be asked for its
+    class, because its `__getattribute__` raises, would break whoever looks at it.
     """
     try:
         if not isinstance(error, SystemExit):

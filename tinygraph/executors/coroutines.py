@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from tinygraph.engine import Engine, expands, why_unusable
-from tinygraph.executors.bodies import Bodies, as_raised, too_slow
+from tinygraph.executors.bodies import Bodies, as_raised, too_slow, touch
 from tinygraph.future import FINISHED, SETTLED, Future, Recorder, recording
 from tinygraph.seeds import Source, source
 
@@ -76,6 +76,8 @@ class Coroutines:
 
         async def demand(future: Future[Any]) -> Any:
             nonlocal claimed
+            if engine.elsewhere:
+                touch(engine, call)
             with engine.lock:
                 engine.demand([*recorder.calls[claimed:], future], future, call)
                 claimed = len(recorder.calls)
@@ -102,6 +104,8 @@ class Coroutines:
             if self._closing:
                 return  # the run is over, and this body was cancelled with it: it may run again another time
             error = as_raised(call.name, error)
+            if engine.elsewhere:
+                touch(engine, call)
             with engine.lock:
                 if isinstance(error, TimeoutError) and limit.expired():
                     engine.gave_up(call, too_slow(call, "it was cancelled"), began, 0)
@@ -110,6 +114,8 @@ class Coroutines:
         else:
             recorder.caller = recorder.demand = None  # hold nothing while the engine looks who still holds what
             ended = perf_counter()
+            if engine.elsewhere:
+                touch(engine, call)
             if engine.recall is not None and not expands(call, value, recorder.calls):
                 value = engine.recall.keep(call, value, ended - began)
             with engine.lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
 from concurrent.futures import Future as Job
+from contextvars import copy_context
 from queue import Empty
 from time import monotonic, perf_counter
 from typing import Any
@@ -96,9 +97,9 @@ class Jobs:
         try:
             seed = None if engine.seeds is None else engine.seeds.of(call)
             if isinstance(self._pool, ThreadPoolExecutor):
-                job: Job[Any] = self._pool.submit(
-                    perform_here, call.definition, *arguments_of(call, bodies.usable), seed
-                )
+                args, kwargs = arguments_of(call, bodies.usable)
+                run = copy_context().run  # context variables are as they are where the run was started
+                job: Job[Any] = self._pool.submit(run, perform_here, call.definition, args, kwargs, seed)
             else:
                 payload = encode(call.definition, *arguments_of(call, fetched), seed)
                 job = self._pool.submit(perform, payload)

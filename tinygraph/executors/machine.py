@@ -17,7 +17,7 @@ import tempfile
 import types
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from multiprocessing.connection import Pipe
+from multiprocessing.connection import Pipe, wait
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector, DefaultSelector
 from struct import Struct
 from time import monotonic, sleep
@@ -104,6 +104,11 @@ class Member:
     def pid(self) -> int:
         """The number of the process."""
         return int(self._process.pid)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process has ended, though perhaps not all that it said has been read."""
+        return bool(wait([self.life], 0))
 
     def send(self, message: bytes) -> None:
         """Send a chunk of tasks. A worker that has died cannot be told: its pipe will say so."""

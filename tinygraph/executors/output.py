@@ -97,6 +97,9 @@ class Speaker(io.RawIOBase):
         """It is."""
         return True
 
+    def close(self) -> None:
+        """Leave it open: a node that closes its standard output does so for itself alone."""
+
     def fileno(self) -> int:
         """Return the well-known number, for whoever starts a subprocess with it."""
         return self._number
@@ -185,10 +188,21 @@ def speak_through(out: Connection, err: Connection, token: bytes, ledger: Ledger
     warnings.showwarning = show
 
 
+class _Text(io.TextIOWrapper):
+    """The stream on a speaker. It outlives a node that closes it: those that come after have no other."""
+
+    def close(self) -> None:
+        """Leave it open."""
+
+    def detach(self) -> Any:
+        """Give the raw stream to somebody, and keep it."""
+        return self.buffer
+
+
 def _text_on(speaker: Speaker) -> TextIO:
     # Straight on a raw stream, as `python -u` has it: what was printed when a worker dies has left it.
     raw: Any = speaker
-    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="\n", write_through=True)
+    return _Text(raw, encoding="utf-8", errors="backslashreplace", newline="\n", write_through=True)
 
 
 def _packed_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int) -> bytes:

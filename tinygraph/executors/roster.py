@@ -24,6 +24,8 @@ class Member(Protocol):
 
     @property
     def pid(self) -> int: ...
+    @property
+    def is_dead(self) -> bool: ...
     def send(self, message: bytes) -> None: ...
     def receive(self) -> list[bytes] | None: ...
     def running(self) -> tuple[int, float]: ...
@@ -64,6 +66,7 @@ class Hand:
         "ambient",
         "closing",
         "forgets",
+        "gone",
         "holds",
         "keeps",
         "known",
@@ -96,6 +99,7 @@ class Hand:
         self.closing: dict[int, float] = {}  # those that it is to close them for, and until when
         self.left: float | None = None  # since when nobody waits for the task that it runs
         self.look_at = 0.0  # when to look what it is at, if it has several tasks and has not said anything until then
+        self.gone = False  # it was found dead, and its end has not come through yet
         self.late = 0  # the task for which it was killed, because that took too long
         self.said: Callable[..., list[Said]] = getattr(member, "said", _nothing)
         self.voice: tuple[int, Whose, Engine] | None = None  # the task that said something last

@@ -157,7 +157,10 @@ class Segments:
 
     def close(self) -> None:
         """Remove the folders if they are this process's own, else leave them. What is mapped stays valid."""
-        self._finalizer()
+        alive = self._finalizer.detach()  # called, it would do nothing once the program is about to end
+        if alive is not None:
+            _, leave, args, _ = alive
+            leave(*args)
         self.folders = ()
 
     # ---- counting: the owner's part

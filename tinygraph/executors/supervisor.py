@@ -345,6 +345,9 @@ class Supervisor:
 
     def _end_first(self, hand: Hand) -> None:
         """End a worker for its first task, that is late or in vain, if that is what it is at."""
+        hand.gone = hand.member.is_dead
+        if hand.gone:  # of itself: what it was at then, its end will say
+            return
         first = next(iter(hand.tasks))
         running, _ = hand.member.running()
         if len(hand.tasks) > 1 and (running == first or running not in hand.tasks):
@@ -358,7 +361,7 @@ class Supervisor:
 
     def _deadline(self, hand: Hand) -> float | None:
         """Return when the task that a worker is running must have ended: its node says so, or nobody waits for it."""
-        if hand.late:
+        if hand.late or hand.gone:
             return None
         for task in hand.tasks.values():
             if self._is_wanted(task):
@@ -524,6 +527,9 @@ class Supervisor:
         hand.used, hand.keeps = True, ()
         here.sent_recipe = False
         sown, outbox, give = engine.seeds, served.outbox, hand.give
+        if engine.touched:
+            engine.touched = False
+            outbox.close()  # what it has written may be out of date
         recall = engine.recall
         for task in tasks:
             call, known = task.call, task.known

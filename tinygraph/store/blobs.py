@@ -19,9 +19,9 @@ from time import time
 from typing import Any, NamedTuple
 
 from tinygraph.errors import DamagedEntry
+from tinygraph.keys.digests import SIZE as DIGEST
+from tinygraph.keys.digests import digest
 from tinygraph.store import disk
-from tinygraph.store.digests import SIZE as DIGEST
-from tinygraph.store.digests import digest
 from tinygraph.store.seal import SIZE, Seal, trust
 
 MAGIC = b"\xf1tgvalue"

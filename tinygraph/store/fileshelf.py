@@ -8,8 +8,8 @@ from typing import Any
 from tinygraph.capture import ATOMS
 from tinygraph.definition import Definition
 from tinygraph.future import MISSING, Elsewhere
+from tinygraph.keys.files import intact
 from tinygraph.store.codecs import encode
-from tinygraph.store.files import intact
 from tinygraph.store.shelf import Lookup, Settings, atom, token_or_digest
 from tinygraph.store.statefile import StateFile
 from tinygraph.store.why import Seen
@@ -61,9 +61,7 @@ class FileShelf:
         """Put a value; return its token and what stands for it from now on."""
         token = token_or_digest(value, lambda: encode(value))
         version = self._versions.get(lookup.code)
-        self.state.put(
-            lookup.key, token, lookup.name, version, value, seconds, node=lookup.node, code=lookup.code
-        )
+        self.state.put(lookup.key, token, lookup.name, version, value, seconds, node=lookup.node, code=lookup.code)
         if type(value) in ATOMS:
             return token, value
         found = self.find(lookup.key)

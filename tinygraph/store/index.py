@@ -274,6 +274,10 @@ class Index:
             done = self._execute(_THIN)
             self._execute("UPDATE state SET facts=? WHERE id=1", (self._facts(count - done.rowcount, known),))
 
+    def has_gone(self) -> bool:
+        """Say whether any key was removed to save room."""
+        return self._execute("SELECT 1 FROM gone LIMIT 1").fetchone() is not None
+
     def was_changed(self) -> bool:
         """Say whether another program has written to the index since this was last asked."""
         before, self._version = self._version, self._execute("PRAGMA data_version").fetchone()[0]

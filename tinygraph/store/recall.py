@@ -21,11 +21,11 @@ from tinygraph.checks import parameters_of
 from tinygraph.definition import Definition, Kind
 from tinygraph.errors import DamagedEntry
 from tinygraph.future import FINISHED, MISSING, SETTLED, Future, State, fetched
+from tinygraph.keys.canonical import Known, token
+from tinygraph.keys.digests import digest
+from tinygraph.keys.fingerprint import Fingerprint, fingerprint
 from tinygraph.seeds import Seeds
-from tinygraph.store.canonical import Known, token
-from tinygraph.store.digests import digest
 from tinygraph.store.fileshelf import Loaded
-from tinygraph.store.fingerprint import Fingerprint, fingerprint
 from tinygraph.store.shelf import At, Lookup, Settings, Shelf, Stored
 from tinygraph.store.why import EVICTED, HIT, REFRESHED, Argument, Before, Seen, reason
 
@@ -417,7 +417,7 @@ def node_of(definition: Definition) -> str:
     """Return where the function of a node is defined, as ``module:name``.
 
     >>> node_of(Definition(digest))
-    'tinygraph.store.digests:digest'
+    'tinygraph.keys.digests:digest'
     """
     function: Any = definition.function
     while not hasattr(function, "__qualname__"):

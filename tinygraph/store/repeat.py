@@ -57,11 +57,11 @@ def _outputs(record: Callable[[], Future[Any] | Graph], options: Any) -> dict[An
 
 
 def _tasks(record: Callable[[], Future[Any] | Graph], options: Any) -> tuple[TaskRecord, ...]:
-    from tinygraph.run import run
-
+    target = record()
+    graph = target if isinstance(target, Graph) else Graph(target)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
-        result = run(record(), store=store, **options)
+        result = graph.run(store=store, **options)
         result.wait()
         if result._error is not None:
             raise result._error

@@ -20,7 +20,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from time import time
+from time import monotonic, time
 from typing import Any, NamedTuple, TypeVar
 
 from tinygraph.store import disk, journal
@@ -31,6 +31,7 @@ from tinygraph.store.seal import Seal, claim, trust
 
 GONE = 1 << 31  # a flag: the record is no entry, but a note that entries were removed to save room
 
+_FRESH = 0.05  # seconds for which nobody looks again whether another program has added something
 _AT_ONCE = 1_000  # rows that are all read when one is asked for: about 3 ms
 _AT_MOST = 500_000  # that are ever read at once
 _PENDING = 10_000  # that wait to be written
@@ -128,6 +129,8 @@ class Rows:
         self._asked = 0
         self._known: dict[bytes, Found] = {}  # all of them, if `_is_whole`; else those that were noted
         self._is_whole = False
+        self._due = 0.0  # when it is looked at again whether another program has added something
+        self._has_gone: bool | None = None  # whether anything was ever removed, as far as this run has asked
         self._pending: dict[bytes, Row] = {}
         self._replaced: set[bytes] = set()  # keys of those that have older rows, as far as is known
         self._gone: dict[bytes, float] = {}  # removed to save room, as far as this was read, and when
@@ -158,7 +161,15 @@ class Rows:
                 found = self._known.get(key)
                 if found is not None:
                     return found
-            # Another program may have added it since all rows were read.
+            if self._is_whole:
+                # Another program may have added it since all rows were read: that is looked at now and then.
+                now = monotonic()
+                if now < self._due:
+                    return self._known.get(key)
+                self._due = now + _FRESH
+                if not self._asking(lambda index: index.was_changed(), lambda: False):
+                    return self._known.get(key)
+                self._is_whole = False
             return self._asking(lambda index: index.find(key), lambda: self._known.get(key))
 
     def _load_if_worth_it(self) -> None:
@@ -444,6 +455,7 @@ class Rows:
     def renew(self) -> None:
         """Take in what happened since the last run: another program may have removed something, or all of it."""
         was_open = self._is_open
+        self._has_gone = None
         with self.alone():
             if was_open and (self._index is None or self._identity != disk.identity(self._path)):
                 self._close_index()
@@ -515,6 +527,10 @@ class Rows:
     def is_gone(self, key: bytes) -> bool:
         """Say whether an entry was removed to save room."""
         with self.alone():
+            if self._has_gone is None:
+                self._has_gone = self._asking(lambda index: index.has_gone(), lambda: False)
+            if not (self._has_gone or self._gone):
+                return False
             return key in self._gone or self._asking(lambda index: index.is_gone(key), lambda: False)
 
     def used(self) -> dict[bytes, float]:
@@ -528,6 +544,7 @@ class Rows:
     def bury(self, keys: Sequence[bytes]) -> None:
         """Take out entries, and note that: in a journal first, for an index that is made anew is to know it too."""
         with self.alone():
+            self._has_gone = True
             own, when = journal.Journal(self.journals, self._seal, self._durable), time()
             try:
                 for i in range(0, len(keys), _BURIED):

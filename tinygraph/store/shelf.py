@@ -20,11 +20,11 @@ from tinygraph.capture import ATOMS, Nested
 from tinygraph.definition import Definition
 from tinygraph.errors import StoreError, UnhashableArgumentError
 from tinygraph.future import MISSING, Elsewhere
-from tinygraph.store.canonical import token as token_of
+from tinygraph.keys.canonical import token as token_of
+from tinygraph.keys.digests import digest
+from tinygraph.keys.files import intact
 from tinygraph.store.codecs import Encoded, decode, encode
-from tinygraph.store.digests import digest
 from tinygraph.store.entries import FILES, INLINE, Entries, Entry, Writer
-from tinygraph.store.files import intact
 from tinygraph.store.index import Found
 from tinygraph.store.why import Argument, Seen
 

@@ -30,9 +30,9 @@ from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from tinygraph.errors import DamagedEntry, StoreError, StoreUntrusted
+from tinygraph.keys.canonical import token as token_of
 from tinygraph.store import disk
 from tinygraph.store.blobs import Blobs
-from tinygraph.store.canonical import token as token_of
 from tinygraph.store.codecs import as_json, decode, encode
 from tinygraph.store.seal import Seal, seal, secret
 

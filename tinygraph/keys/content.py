@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tinygraph.store.digests import digest
+from tinygraph.keys.digests import digest
 
 if TYPE_CHECKING:
-    from tinygraph.store.canonical import Encoder
+    from tinygraph.keys.canonical import Encoder
 
 Handler = Callable[["Encoder", Any], Any]
 

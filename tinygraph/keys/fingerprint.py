@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 
 from tinygraph.definition import Definition, Kind
 from tinygraph.errors import UnhashableArgumentError
-from tinygraph.store.canonical import ATOMS, tree_of
-from tinygraph.store.digests import digest
-from tinygraph.store.packages import Origin, found_module, origin_of, origin_of_module, path_of, version_of
-from tinygraph.store.source import Chain, Import, codes_in, digest_of_file, form_of, module_at, trim
+from tinygraph.keys.canonical import ATOMS, tree_of
+from tinygraph.keys.digests import digest
+from tinygraph.keys.packages import Origin, found_module, origin_of, origin_of_module, path_of, version_of
+from tinygraph.keys.source import Chain, Import, codes_in, digest_of_file, form_of, module_at, trim
 
 FORMAT = 1  # of fingerprints: another one, and all of them are others
 

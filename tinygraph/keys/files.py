@@ -12,7 +12,7 @@ from time import time_ns
 from typing import Any
 
 from tinygraph.capture import parts_of
-from tinygraph.store.digests import SIZE, digest
+from tinygraph.keys.digests import SIZE, digest
 
 _AT_ONCE = 1 << 21  # bytes that are read at a time: they stay in the cache of the processor
 _LARGE = 1 << 16  # from here on `digest` uses blake3

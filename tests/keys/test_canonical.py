@@ -42,13 +42,13 @@ import pytest
 from hypothesis import given
 
 from tinygraph import Node, UnhashableArgumentError
-from tinygraph.store.canonical import INLINE, Known, canonical, token
+from tinygraph.keys.canonical import INLINE, Known, canonical, token
 
 # Another process, with another hash seed, which says what values mean there.
 CHILD = """
 import pickle, sys
 sys.path.insert(0, sys.argv[1])
-from tinygraph.store.canonical import canonical
+from tinygraph.keys.canonical import canonical
 import tests.store.test_canonical as here
 while True:
     try:

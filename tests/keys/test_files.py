@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tinygraph.store import files
-from tinygraph.store.canonical import canonical
-from tinygraph.store.digests import digest
-from tinygraph.store.files import Directory, File, intact
+from tinygraph.keys import files
+from tinygraph.keys.canonical import canonical
+from tinygraph.keys.digests import digest
+from tinygraph.keys.files import Directory, File, intact
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tinygraph import Node, UnhashableArgumentError
-from tinygraph.store.fingerprint import fingerprint, meaning_of
-from tinygraph.store.source import form_of
+from tinygraph.keys.fingerprint import fingerprint, meaning_of
+from tinygraph.keys.source import form_of
 
 # Programs that define `node`, each with a change, as in a diff, and whether the node means the same after it.
 # Lines that begin with `# file: ` begin another file beside it.
@@ -884,7 +884,7 @@ def written(root, lines):
 # Loads the program in each folder that it is given, and says what its node means.
 PROBE = """
 import importlib, json, sys
-from tinygraph.store.fingerprint import fingerprint
+from tinygraph.keys.fingerprint import fingerprint
 
 found = {}
 for folder in json.load(sys.stdin):
@@ -942,7 +942,7 @@ def test_a_change_counts_if_it_means_something(digests, number):
 
 PROGRAM = """
 from tinygraph import Node
-from tinygraph.store.fingerprint import fingerprint
+from tinygraph.keys.fingerprint import fingerprint
 RATE = 0.5
 class Model:
     def fit(self, x): return RATE * x
@@ -1142,7 +1142,7 @@ def test_a_package_counts_by_its_version(tmp_path):
     program.write_text("import shop\nfrom shop import price\ndef node(x): return shop.price(x), price(x)\n")
     ask = (
         f"import sys; sys.path.insert(0, {str(site)!r}); from tinygraph import Node; import program, json;"
-        "from tinygraph.store.fingerprint import fingerprint; print(json.dumps(fingerprint(Node(program.node)).parts));"
+        "from tinygraph.keys.fingerprint import fingerprint; print(json.dumps(fingerprint(Node(program.node)).parts));"
         "print(fingerprint(Node(program.node)).digest.hex())"
     )
     told = []
@@ -1286,7 +1286,7 @@ def test_a_value_means_the_same_in_a_worker(tmp_path):
         textwrap.dedent("""
         import dataclasses, enum, typing
         from tinygraph import Node
-        from tinygraph.store.canonical import token
+        from tinygraph.keys.canonical import token
         RATE = 3
         def helper(x): return x * RATE
         class Colour(enum.Enum):

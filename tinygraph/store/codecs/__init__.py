@@ -40,8 +40,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from tinygraph.errors import DefinitionError, StoreError
-from tinygraph.store import pickles
-from tinygraph.store.pickles import laid_out, parts_of
+from tinygraph.store.codecs import pickles
+from tinygraph.store.codecs.pickles import laid_out, parts_of
 
 _Class = TypeVar("_Class")
 _OWN = "codec:"  # what the name of a class with a codec of its own begins with
@@ -276,53 +276,53 @@ def _read_json(meta: bytes, body: bytes | memoryview) -> Any:
 
 
 def _array(value: Any) -> Encoded | None:
-    from tinygraph.store import arrays
+    from tinygraph.store.codecs import arrays
 
     found = arrays.encode(value)
     return None if found is None else _encoded("npy", *found)
 
 
 def _table(value: Any) -> Encoded | None:
-    from tinygraph.store import tables
+    from tinygraph.store.codecs import tables
 
     found = tables.encode_table(value)
     return None if found is None else _encoded("arrow", *found)
 
 
 def _frame(value: Any) -> Encoded | None:
-    from tinygraph.store import tables
+    from tinygraph.store.codecs import tables
 
     found = tables.encode_frame(value)
     return None if found is None else _encoded("pandas", *found)
 
 
 def _polars(value: Any) -> Encoded | None:
-    from tinygraph.store import tables
+    from tinygraph.store.codecs import tables
 
     found = tables.encode_polars(value)
     return None if found is None else _encoded("polars", *found)
 
 
 def _read_array(meta: bytes, body: bytes | memoryview) -> Any:
-    from tinygraph.store import arrays
+    from tinygraph.store.codecs import arrays
 
     return arrays.decode(meta, _own(body))
 
 
 def _read_table(meta: bytes, body: bytes | memoryview) -> Any:
-    from tinygraph.store import tables
+    from tinygraph.store.codecs import tables
 
     return tables.decode_table(meta, memoryview(body))
 
 
 def _read_frame(meta: bytes, body: bytes | memoryview) -> Any:
-    from tinygraph.store import tables
+    from tinygraph.store.codecs import tables
 
     return tables.decode_frame(meta, _own(body))
 
 
 def _read_polars(meta: bytes, body: bytes | memoryview) -> Any:
-    from tinygraph.store import tables
+    from tinygraph.store.codecs import tables
 
     return tables.decode_polars(meta, memoryview(body))
 
@@ -404,7 +404,7 @@ class _Contents:
     __slots__ = ("_paths", "files")
 
     def __init__(self) -> None:
-        module = sys.modules.get("tinygraph.store.files")  # where it was not imported, nobody has one
+        module = sys.modules.get("tinygraph.keys.files")  # where it was not imported, nobody has one
         self._paths: tuple[type, ...] = () if module is None else (module.File, module.Directory)
         self.files = False
 
@@ -416,7 +416,7 @@ class _Contents:
         if _codecs and (reduced := reduce_own(thing)) is not None:
             return reduced
         if kind.__name__ == "ndarray" and _of_library(kind) is _array:
-            from tinygraph.store import arrays
+            from tinygraph.store.codecs import arrays
 
             return arrays.reduce(thing)
         return None

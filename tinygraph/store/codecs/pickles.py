@@ -25,7 +25,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from tinygraph.errors import StoreError
-from tinygraph.store.digests import digest
+from tinygraph.keys.digests import digest
 
 # Buffers from here on lie apart from the pickle, where they are mapped in place: those below are copied as quickly.
 APART = 1 << 12

@@ -27,9 +27,9 @@ from typing import Any, NoReturn
 from tinygraph.definition import Definition
 from tinygraph.errors import UnhashableArgumentError
 from tinygraph.future import Future
-from tinygraph.store.content import LIBRARIES, Refused, handler_of
-from tinygraph.store.digests import digest
-from tinygraph.store.packages import Origin, origin_of_module
+from tinygraph.keys.content import LIBRARIES, Refused, handler_of
+from tinygraph.keys.digests import digest
+from tinygraph.keys.packages import Origin, origin_of_module
 
 ATOMS = frozenset((type(None), bool, int, float, complex, str, bytes, type(Ellipsis)))
 INLINE = 40  # bytes up to which the token of a value is the value itself, as it can be shown to a person
@@ -235,7 +235,7 @@ class _CodeAlone:
     def tree_of(self, thing: Any) -> Any:
         known = self._known.get(id(thing))
         if known is None:
-            from tinygraph.store.fingerprint import meaning_of  # which in turn encodes the values that code reaches
+            from tinygraph.keys.fingerprint import meaning_of  # which in turn encodes the values that code reaches
 
             known = self._known[id(thing)] = {"code": meaning_of(thing)}, thing
         return known[0]
@@ -418,7 +418,7 @@ _HANDLERS: dict[type, Handler] = {
 
 
 def _form_of(code: types.CodeType) -> bytes:
-    from tinygraph.store.source import bytecode
+    from tinygraph.keys.source import bytecode
 
     return bytecode(code)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-from tinygraph.store.digests import digest
+from tinygraph.keys.digests import digest
 
 Chain = tuple[str, ...]
 
