@@ -98,7 +98,8 @@ def main():
         before = finished(other)
         print(f"\n  killed               when {before:,} calls had finished")
         ran, found = chapter("resumed", done(start(other)))
-        print(f"  {'':21}{ran['measure'] + found['measure']:,} files, and none was measured twice")
+        if found["measure"]:
+            print(f"  {'':21}{found['measure']:,} of {ran['measure'] + found['measure']:,} files had been measured before")
 
 
 def finished(store):

@@ -5,6 +5,7 @@ the repository stay as they are.
 """
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -114,6 +115,27 @@ def test_the_census_compares_workers(start):
     done = start("census.py", "--limit", "1", "--compare")
     assert done.returncode == 0, done.stderr
     assert "times as fast (median of 1)" in done.stdout
+
+
+def test_the_census_is_resumed(start):
+    """First all runs, then nothing; a changed helper runs what it touches; half a run is not lost."""
+    done = start("resume.py", "--limit", "4")
+    chapters = re.findall(r"^  (first|again|edited|resumed) .*ran +(.*)\n +found +(.*)$", done.stdout, re.MULTILINE)
+    assert [name for name, _, _ in chapters] == ["first", "again", "edited", "resumed"], done.stdout
+    ran = {name: dict(counts(ran)) for name, ran, _ in chapters}
+    found = {name: dict(counts(found)) for name, _, found in chapters}
+    files = ran["first"]["measure"]
+    assert files > 100
+    assert found["first"] == {}
+    assert ran["again"] == {"census": 1}
+    assert "measure" not in ran["edited"]
+    assert found["edited"] == {"measure": files}
+    assert "package: helper `added` in census.py changed" in done.stdout
+    assert ran["resumed"].get("measure", 0) + found["resumed"].get("measure", 0) in (0, files)
+
+
+def counts(told):
+    return [(name, int(count)) for count, name in re.findall(r"(\d+) (\w+)", told.replace(",", ""))]
 
 
 def test_the_census_counts_right(tmp_path):

@@ -587,7 +587,7 @@ async def _read_later():
     return name_of_the_run.get()
 
 
-@pytest.mark.parametrize("executor", HERE)
+@pytest.mark.parametrize("executor", [*HERE, ThreadPoolExecutor(1)])
 def test_context_variables_reach_the_bodies(executor):
     token = name_of_the_run.set("mine")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
@@ -55,6 +56,7 @@ class Run:
         self._inputs: dict[str, Any] = {}
         self._error: BaseException | None = None
         self._done = threading.Event()
+        self._pid = os.getpid()
         self._callbacks: list[Callable[[], None]] = []  # to be called, from the run's thread, when it is over
         self._engine: Engine | None = None
         self._cancelled = False
@@ -120,6 +122,8 @@ class Run:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the run is over, at most `timeout` seconds; return whether it is."""
+        if os.getpid() != self._pid and not self._done.is_set():
+            raise CancelledError("the process that this one was forked from has this run: resolve its futures here")
         return self._done.wait(timeout)
 
     def cancel(self) -> None:

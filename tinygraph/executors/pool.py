@@ -108,7 +108,9 @@ class Pool:
 
         self._order(leave)
         ended_well = engine.over.is_set() and engine.error is None
-        if self._wait_for(begun, CLOSING if ended_well else PATIENCE):
+        if self._wait_for(done, CLOSING if ended_well else PATIENCE):
+            pass
+        elif begun.is_set():
             self._wait_for(done, 2 * CLOSING)
         elif (doing := self._supervisor.doing) is None:
             if ended_well or not self._wait_for(begun, CLOSING):

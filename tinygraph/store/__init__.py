@@ -89,8 +89,14 @@ class Store:
         from tinygraph.store.seal import secret, trust
         from tinygraph.store.shelf import Settings, shelf_at
 
-        trust(self.path)
-        return shelf_at(Settings(self.path, secret(), self.durable))
+        try:
+            trust(self.path)
+            return shelf_at(Settings(self.path, secret(), self.durable))
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> StoreError:
+        return StoreError(f"the store {self.path!r} cannot be used: {error.strerror or error}")
 
     def runs(self) -> list[RunRecord]:
         """Return the runs that used this store, oldest first. ``print(store.runs()[-1])`` shows the last."""
@@ -137,7 +143,10 @@ class Store:
                 state.close()
             return
         entries = self.shelf().entries
-        entries.use()
+        try:
+            entries.use()
+        except OSError as error:
+            raise self._unusable(error) from error
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,8 +53,7 @@ class Session:
         self._looks = 0
         self._codes: set[bytes] = set()  # that were told
         self._attempts: dict[int, int] = {}  # of calls that were tried again
-        has_history = store is not None and not store.is_file
-        self._writer = RunWriter(store.history, options=_told(options)) if store is not None and has_history else None
+        self._writer = None if store is None or store.is_file else _writer(store, options)
 
     @property
     def id(self) -> str | None:
@@ -130,6 +130,15 @@ class Session:
             )
         elif what == "retried":
             self._attempts[call.number] = more[0] + 1
+
+
+def _writer(store: Store, options: dict[str, Any]) -> RunWriter | None:
+    """Return who writes the history of a run; None on a disk that takes none, which must not stop the run."""
+    try:
+        return RunWriter(store.history, options=_told(options), durable=store.durable)
+    except OSError as error:
+        warnings.warn(f"this run has no history in {store.path!r}: {error}", RuntimeWarning, stacklevel=2)
+        return None
 
 
 _STATES = {"finished": "finished", "recalled": "finished", "failed": "failed", "skipped": "skipped"}
