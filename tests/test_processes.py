@@ -290,6 +290,40 @@ def test_X12_workers_die_with_their_parent(tmp_path: Path) -> None:
         pass
 
 
+def test_what_workers_have_started_ends_with_their_parent(tmp_path: Path) -> None:
+    """
+    program ──► worker ──► subprocess, and a copy of the worker       (the program is killed)
+    """
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import os, signal, subprocess
+            from pathlib import Path
+            from tinygraph import Node
+
+            @Node
+            def starts():
+                started = [subprocess.Popen(["sleep", "1000"]).pid, os.fork()]
+                if started[-1]:
+                    Path({str(tmp_path)!r}, "new").write_text(" ".join(map(str, started)))
+                    os.rename({str(tmp_path / "new")!r}, {str(tmp_path / "started")!r})
+                signal.pause()
+
+            starts().resolve(executor="processes", workers=1)
+            """
+        )
+    )
+    parent = subprocess.Popen([sys.executable, str(script)])
+    while not (tmp_path / "started").exists():
+        assert parent.poll() is None
+    parent.kill()
+    parent.wait()
+    for pid in (tmp_path / "started").read_text().split():
+        while Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+            pass
+
+
 def test_X18_runs_in_several_threads_share_the_pool() -> None:
     square = Node(lambda x: x * x)
     add = Node(lambda *xs: sum(xs))

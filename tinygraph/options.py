@@ -84,7 +84,7 @@ def _progress(name: str, value: Any) -> Any:
 def _store(name: str, value: Any) -> Any:
     if isinstance(value, str | PathLike) and os.fspath(value):
         return value
-    if not callable(getattr(value, "in_use", None)):
+    if not callable(getattr(value, "enter", None)):
         raise OptionError(f"{name} must be a path or a Store, not {value!r}")
     return value
 

@@ -179,9 +179,9 @@ class Run:
         if store is None and not Definition.any_shared:
             self._drive_with(None, inputs)
             return
-        from tinygraph.store.session import session
+        from tinygraph.store.session import Session
 
-        with session(store, self.options) as memory:
+        with Session(store, self.options) as memory:
             self.id = memory.id
             while True:
                 try:

@@ -37,7 +37,75 @@ _NOW = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 _FILES = 24  # file numbers that it takes to start a worker, some of them only for a while
 _READS = 16  # pieces that are read from one worker before the others get their turn
 _NOTICED = 0.001  # seconds after which two processes see what both have noted in a mapped file, by far
+# What the guard runs: it reads the numbers of groups, those that are no more with a minus, until there is nobody to tell
+# it any. `g` has them with a blank before and behind each.
+_GUARD = """
+g=" "
+while read -r p; do
+    case $p in
+        -*) p=" ${p#-} "; case $g in *"$p"*) g="${g%%"$p"*} ${g#*"$p"}";; esac;;
+        *) g="$g$p ";;
+    esac
+done
+for p in $g; do kill -9 -- "-$p"; done
+"""
 _LONGEST_WAIT = 3600.0  # seconds: the kernel counts milliseconds, and not very many
+
+
+class Guard:
+    """A shell that outlives this process by a moment, to end what its workers have started.
+
+    The kernel ends the workers with it, whatever ends it, but not what they started. That is in the groups of the
+    workers. Nothing depends on the guard: where it cannot be had, or is ended, the rest is as it was.
+    """
+
+    def __init__(self) -> None:
+        self._pid: int | None = None
+        self._pipe = -1
+
+    def watch(self, group: int) -> None:
+        """End what is in a group when this process is gone."""
+        if self._pid is None:
+            self._pid = self._start()
+        self._say(b"%d\n" % group)
+
+    def forget(self, group: int) -> None:
+        """Leave a group alone from now on: its number may come to be that of another."""
+        self._say(b"-%d\n" % group)
+
+    def close(self) -> None:
+        """End the guard, and what is in the groups that it watches still."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+            try:
+                os.waitpid(self._pid or 0, 0)
+            except ChildProcessError:  # a program that waits for its children has waited for this one as well
+                pass
+
+    def _start(self) -> int:
+        if not hasattr(os, "posix_spawn"):
+            return 0
+        theirs, ours = os.pipe()
+        streams = [(os.POSIX_SPAWN_DUP2, theirs, 0)]
+        streams += [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]  # type: ignore[misc]
+        try:
+            pid = os.posix_spawn("/bin/sh", ["sh", "-c", _GUARD], {}, file_actions=streams, setpgroup=0)
+        except OSError:
+            os.close(ours)
+            return 0
+        finally:
+            os.close(theirs)
+        os.set_blocking(ours, False)
+        self._pipe = ours
+        return pid
+
+    def _say(self, line: bytes) -> None:
+        try:
+            if self._pipe >= 0:
+                os.write(self._pipe, line)
+        except OSError:  # it was ended, or stopped
+            return
 
 
 class Member:
@@ -48,10 +116,13 @@ class Member:
     does it, because the process at the other end uses one.
     """
 
-    def __init__(self, number: int, segments: Segments, environment: dict[str, str], ears: BaseSelector) -> None:
+    def __init__(
+        self, number: int, segments: Segments, environment: dict[str, str], ears: BaseSelector, guard: Guard
+    ) -> None:
         from loky.backend import get_context
 
         self.number = number
+        self._guard = guard
         self.peak = 0  # the memory that it had used, in bytes, once it is dead and if that is known
         self._ears = ears
         self._said: list[Said] = []
@@ -85,6 +156,7 @@ class Member:
                 theirs.close()
                 self._hearing.let_go_of_theirs()
             failing.callback(self._end)
+            guard.watch(self.pid)
             # It is ours alone. Whoever keeps account of it signals it or waits for it: at the end, in a forked child.
             multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
             with pipe:
@@ -255,6 +327,7 @@ class Member:
     def _end(self) -> None:
         """Kill the process, and see what it had used."""
         self.kill()
+        self._guard.forget(self.pid)
         popen = self._process._popen
         if hasattr(os, "wait4") and popen.returncode is None:
             try:
@@ -285,6 +358,7 @@ class Machine:
         self._segments = segments
         self._ear, self._bell = Pipe(duplex=False)
         self._attentive = True
+        self._guard = Guard()
         self._ears = DefaultSelector()
         self._ears.register(self._ear, EVENT_READ, None)
 
@@ -297,7 +371,7 @@ class Machine:
         # The threads of numerical libraries, times the workers, are not to be more than the cores.
         threads = str(max(1, (os.cpu_count() or 1) // workers))
         environment = {name: os.environ.get(name, threads) for name in THREAD_LIMITS}
-        return Member(number, self._segments, environment, self._ears)
+        return Member(number, self._segments, environment, self._ears, self._guard)
 
     def listen(self, timeout: float | None) -> list[Member]:
         """Wait until a worker has something to say, the bell rings, or the time is over; return who speaks."""
@@ -331,6 +405,7 @@ class Machine:
 
     def close(self) -> None:
         """Free what belongs to the machine itself."""
+        self._guard.close()
         self._ears.close()
         self._ear.close()
         self._bell.close()

@@ -108,15 +108,12 @@ class Pool:
 
         self._order(leave)
         ended_well = engine.over.is_set() and engine.error is None
-        if self._wait_for(done, CLOSING if ended_well else PATIENCE):
-            pass
-        elif begun.is_set():
-            self._wait_for(done, 2 * CLOSING)
-        elif (doing := self._supervisor.doing) is None:
-            if ended_well or not self._wait_for(begun, CLOSING):
+        if not self._wait_for(done, CLOSING if ended_well else PATIENCE):
+            doing = self._supervisor.doing
+            if begun.is_set() or (doing is None and not ended_well):  # it is about it, or starts and ends workers
+                self._wait_for(done, 2 * CLOSING)
+            if not begun.is_set() and (doing is None or doing[0] is engine or doing[0].closed):
                 self._abandon()
-        elif doing[0] is engine or doing[0].closed:
-            self._abandon()
         if os.getpid() in _ended and not self._supervisor.busy:
             for call in engine.calls:  # afterwards nothing can be read any more
                 if call.state is State.FINISHED:

@@ -10,8 +10,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from tinygraph.errors import StoreError
@@ -132,26 +131,24 @@ class Store:
         shelf.writer.close()  # so that its journal can be written anew
         return shelf.entries.shrink(most, age, spared=set(shelf.held))
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Have nothing removed meanwhile; what was put is found by other programs afterwards."""
+    def enter(self) -> None:
+        """Have nothing removed until :meth:`leave`; raises :class:`StoreError` where the store cannot be used."""
         if self.is_file:
-            state = cast("FileShelf", self.values()).state
-            try:
-                yield
-            finally:
-                state.close()
+            self.values()
             return
-        entries = self.shelf().entries
         try:
-            entries.use()
+            self.shelf().entries.use()
         except OSError as error:
             raise self._unusable(error) from error
-        try:
-            yield
-        finally:
-            entries.flush()
-            entries.release()
+
+    def leave(self) -> None:
+        """Have what was put found by other programs, and let others remove things."""
+        if self.is_file:
+            cast("FileShelf", self.values()).state.close()
+            return
+        entries = self.shelf().entries
+        entries.flush()
+        entries.release()
 
     def keep_limits(self) -> None:
         """Make room, if there are limits and they are passed."""

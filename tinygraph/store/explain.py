@@ -72,11 +72,14 @@ def fates(graph: Graph, store: Any = None, inputs: dict[str, Any] | None = None)
         graph = Graph(*bound(graph.targets, dict(inputs or {})))
     found: dict[Future[Any], Line] = {}
     at = options["store"] if isinstance(options["store"], Store) else Store(options["store"])
-    with at.in_use():
+    at.enter()
+    try:
         seeds = None if options["seed"] is None else Seeds(options["seed"], graph.targets)
         recall = Recall(at.values(), options["refresh"], seeds)
         for call in graph.topological_order():
             found[call] = Line(call, *_fate(call, recall, found))
+    finally:
+        at.leave()
     return [line for line in found.values() if line.call.definition.kind not in (Kind.INPUT, Kind.STATEFUL)]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from tinygraph.blame import text_of
@@ -23,37 +22,37 @@ _LOOKS = 10  # times that a run looks again, because something that it found is 
 _NOT_ASKED = Asked(None, "")
 
 
-@contextmanager
-def session(store: Any, options: dict[str, Any]) -> Iterator[Session]:
-    """Use a store for a run: nothing is removed from it meanwhile, and what the run put is found by others after it."""
-    if store is None:
-        yield Session(None, options)
-        return
-    at = store if isinstance(store, Store) else Store(store)
-    with at.in_use():
-        one = Session(at, options)
-        error: BaseException | None = None
-        try:
-            yield one
-        except BaseException as failed:
-            error = failed
-            raise
-        finally:
-            one.close(error)
-    at.keep_limits()
-
-
 class Session:
-    """One run, and the store that it uses, if it uses one."""
+    """One run, and the store that it uses, if it uses one.
 
-    def __init__(self, store: Store | None, options: dict[str, Any]) -> None:
-        self._store = store
+    Use it in a `with` block: nothing is removed from the store meanwhile, and what the run put is found by others after
+    it.
+    """
+
+    def __init__(self, store: Any, options: dict[str, Any]) -> None:
+        self._store = store if store is None or isinstance(store, Store) else Store(store)
         self._options = options
+        self._writer: RunWriter | None = None
         self._recall: Recall | None = None
         self._looks = 0
         self._codes: set[bytes] = set()  # that were told
         self._attempts: dict[int, int] = {}  # of calls that were tried again
-        self._writer = None if store is None or store.is_file else _writer(store, options)
+
+    def __enter__(self) -> Session:
+        if self._store is not None:
+            self._store.enter()
+            if not self._store.is_file:
+                self._writer = _writer(self._store, self._options)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        # Not by `contextlib`, which writes to the exception: there are some that do not stand that.
+        if self._store is not None:
+            try:
+                self._end_history(error)
+            finally:
+                self._store.leave()
+            self._store.keep_limits()
 
     @property
     def id(self) -> str | None:
@@ -81,8 +80,7 @@ class Session:
         self._recall.restore(engine.calls)
         return True
 
-    def close(self, error: BaseException | None) -> None:
-        """End the history of the run."""
+    def _end_history(self, error: BaseException | None) -> None:
         if self._writer is None:
             return
         if error is None:
