@@ -210,10 +210,14 @@ class Killer:
 def parsed(file: Any) -> list[Line]:
     """Return the lines that came since the last time."""
     found = []
-    for text in file:
+    while True:
+        begin = file.tell()
+        text = file.readline()
+        if not text.endswith("\n"):  # none, or one that is being written
+            file.seek(begin)
+            return found
         what, name, pid, at = text.split()
         found.append(Line(what, name, int(pid), float(at)))
-    return found
 
 
 def members() -> dict[int, list[str]]:

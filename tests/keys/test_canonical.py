@@ -49,7 +49,7 @@ CHILD = """
 import pickle, sys
 sys.path.insert(0, sys.argv[1])
 from tinygraph.keys.canonical import canonical
-import tests.store.test_canonical as here
+import tests.keys.test_canonical as here
 while True:
     try:
         what = pickle.load(sys.stdin.buffer)

@@ -12,6 +12,7 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import types
@@ -37,8 +38,8 @@ _NOW = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 _FILES = 24  # file numbers that it takes to start a worker, some of them only for a while
 _READS = 16  # pieces that are read from one worker before the others get their turn
 _NOTICED = 0.001  # seconds after which two processes see what both have noted in a mapped file, by far
-# What the guard runs: it reads the numbers of groups, those that are no more with a minus, until there is nobody to tell
-# it any. `g` has them with a blank before and behind each.
+# What the guard runs: it reads the numbers of groups, those that are no more with a minus, until nobody can tell it
+# any. `g` has them with a blank before and behind each.
 _GUARD = """
 g=" "
 while read -r p; do
@@ -47,7 +48,7 @@ while read -r p; do
         *) g="$g$p ";;
     esac
 done
-for p in $g; do kill -9 -- "-$p"; done
+for p in $g; do kill -9 "-$p"; done
 """
 _LONGEST_WAIT = 3600.0  # seconds: the kernel counts milliseconds, and not very many
 
@@ -84,21 +85,19 @@ class Guard:
                 pass
 
     def _start(self) -> int:
-        if not hasattr(os, "posix_spawn"):
-            return 0
         theirs, ours = os.pipe()
-        streams = [(os.POSIX_SPAWN_DUP2, theirs, 0)]
-        streams += [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]  # type: ignore[misc]
-        try:
-            pid = os.posix_spawn("/bin/sh", ["sh", "-c", _GUARD], {}, file_actions=streams, setpgroup=0)
+        streams = {"stdin": theirs, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        try:  # in a group of its own, where Ctrl-C does not find it
+            shell = subprocess.Popen(["/bin/sh", "-c", _GUARD], cwd="/", env={}, process_group=0, **streams)
         except OSError:
             os.close(ours)
             return 0
         finally:
             os.close(theirs)
+        shell.returncode = 0  # this object is not to wait for it, nor to miss that
         os.set_blocking(ours, False)
         self._pipe = ours
-        return pid
+        return shell.pid
 
     def _say(self, line: bytes) -> None:
         try:
