@@ -7,7 +7,7 @@ from typing import Any
 
 from tinygraph.capture import Nested
 from tinygraph.errors import CycleError, DepthError
-from tinygraph.future import Future
+from tinygraph.future import Future, fetched
 
 _LONGEST_PATH = 8
 
@@ -105,9 +105,11 @@ def _arguments(call: Future[Any]) -> str:
 def _short(arg: Any) -> str:
     import reprlib
 
-    if isinstance(arg, Future):
-        arg = arg.value
     try:
-        return reprlib.repr(arg.fill(Future) if isinstance(arg, Nested) else arg)
+        if isinstance(arg, Future):
+            arg = fetched(arg.value)
+        elif isinstance(arg, Nested):
+            arg = arg.replace(Future, lambda future: fetched(future.value))
+        return reprlib.repr(arg)
     except BaseException:  # an argument that cannot print itself
         return f"<{type(arg).__name__}>"

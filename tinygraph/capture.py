@@ -281,7 +281,7 @@ def _inside(item: Any) -> Iterator[tuple[str, Any, Any]]:
     kind = type(item)
     library = kind.__module__.partition(".")[0]
     if isinstance(item, dict):
-        for key, part in item.items():
+        for key, part in list(item.items()):  # other threads may change it meanwhile
             yield "[{!r}]", key, part
             yield " key {!r}", key, key
     elif isinstance(item, MappingProxyType):

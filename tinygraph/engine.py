@@ -322,14 +322,17 @@ class Engine:
         self.lock.release()
         try:
             known = self.recall.look(call)
-        except Exception as refused:  # what has no key
+        except Exception as refused:  # what has no key, what was found and is damaged
             known, error = MISSING, refused
         finally:
             self.lock.acquire()
         self.in_hand -= 1
         if call.state is not RUNNING or call._engine is not self:
             return False  # cancelled, or the run is over
-        if error is not None:
+        if isinstance(error, DamagedEntry):
+            call.state = WAITING
+            self.stop(error)
+        elif error is not None:
             self.fail(call, error)
         elif type(known) is Future:
             self._share(call, known)
@@ -582,14 +585,20 @@ class Engine:
                 value = template.value
             else:
                 value = Nested(template).replace(Future, lambda future: fetched(future.value))
+        except DamagedEntry as error:  # a value that was found cannot be read: the run looks again what there is
+            expansion.template = template
+            self.stop(error)
+            return
         except Exception as error:  # of the user's own classes: values that cannot be in a set, copies that fail
             self.fail(call, error)
             return
-        template = None
+        kept, template = template if self.recall is not None else None, None
         if call.args == ():  # a component: it has not run
             call.began, call.worker = perf_counter(), 0
         elif self.recall is not None:
             value = self.recall.keep(call, value, perf_counter() - call.began)
+            if isinstance(value, Elsewhere):
+                expansion.template = kept  # should its value not be readable any more, it is made of its calls again
         if self._completing is not None:
             self._completing.append((call, value))
             return

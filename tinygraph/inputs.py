@@ -92,9 +92,9 @@ def bound(targets: tuple[Future[Any], ...], inputs: dict[str, Any]) -> tuple[Fut
 
 
 def _same(these: dict[str, Any], those: dict[str, Any]) -> bool:
-    """Whether inputs are surely the same as before: equal plain values, or the very same objects."""
+    """Whether inputs are surely the same as before: an object, a file for one, may have been changed since."""
     return these.keys() == those.keys() and all(
-        value is those[name] or (type(value) in ATOMS and type(value) is type(those[name]) and value == those[name])
+        type(value) in ATOMS and type(value) is type(those[name]) and value == those[name]
         for name, value in these.items()
     )
 

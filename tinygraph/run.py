@@ -71,10 +71,15 @@ class Run:
         try:
             values = tuple([_value(target) for target in self._wanted])
         except DamagedEntry:  # it was found, and cannot be read: what computes it runs now
-            if self._engine is None or self._engine.recall is None:
-                raise
-            self._engine.recall.restore(self._engine.calls)
+            from tinygraph.store.recall import revive
+
+            if self._engine is not None and self._engine.recall is not None:
+                self._engine.recall.restore(self._engine.calls)
+            for target in self._wanted:
+                revive(target)
             self._execute(self._inputs)
+            if self._error is not None:
+                raise self._error from None
             values = tuple([_value(target) for target in self._wanted])
         return values if self._as_tuple else values[0]
 

@@ -433,3 +433,225 @@ def test_a_state_file_is_a_store_that_a_person_can_read(tmp_path, monkeypatch, e
     assert size(double(make(5))).resolve(**options) == 20
     with pytest.raises(StoreError, match="state file"):
         Store("persist_7.json").runs()
+
+
+# What an attacker found
+
+
+def spoil_all(folder):
+    for blob in files(folder, "values"):
+        spoil(blob)
+
+
+big = Node(lambda n: np.arange(n), name="big")
+
+
+@pytest.mark.parametrize("executor", ["inline", "threads", "processes"])
+@pytest.mark.parametrize("way", ["composite", "component", "key", "file", "forwarded twice", "awaited"])
+def test_a_damaged_value_is_computed_again_wherever_it_hides(folder, tmp_path, executor, way):
+    from tinygraph import Component, File
+
+    @Node
+    def inner(n):
+        return big(n)
+
+    @Node
+    def outer(n):
+        return inner(n)
+
+    @Component
+    def part(n):
+        return [big(n), big(n + 1)]
+
+    @Node
+    def written(path):
+        with open(path, "w") as file:
+            file.write("text")
+        return [File(path), np.arange(70_000)]
+
+    @Node
+    async def waits(n):
+        return int((await big(n)).sum())
+
+    last = Node(lambda value, by: np.sum([np.sum(one) for one in value]) * by, name="last")
+    keyed = Node(lambda a, by: int(a.sum()) * by, name="keyed", key=lambda a, by: (a[0], by))
+    content = Node(lambda pair, by: len(pair[1]) * by, name="content")
+
+    def make(by):
+        return {
+            "composite": lambda: last([inner(70_000)], by),
+            "component": lambda: last(part(70_000), by),
+            "key": lambda: keyed(big(70_000), by),
+            "file": lambda: content(written(str(tmp_path / "out")), by),
+            "forwarded twice": lambda: last([outer(70_000)], by),
+            "awaited": lambda: last([waits.options(version=by)(70_000)], by),
+        }[way]()
+
+    options = {"store": folder, "executor": executor, "workers": 1}
+    expected = make(1).resolve(executor="inline")
+    assert make(1).resolve(**options) == expected
+    spoil_all(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert make(2).resolve(**options) == 2 * expected
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert names(run(make(2), **options), Started) in ([], ["part"])
+
+
+@pytest.mark.parametrize("how", ["removed", "damaged"])
+def test_a_future_of_an_earlier_run_is_computed_again(folder, how):
+    """Its value was not read yet, and lies in the store only: another program may make room there."""
+    big(70_000).resolve(store=folder, executor="inline")
+    array = big(70_000)
+    assert size(array).resolve(store=folder, executor="inline") == 2449965000
+    if how == "removed":
+        for blob in files(folder, "values"):
+            blob.unlink()
+    else:
+        spoil_all(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert size.options(version=2)(array).resolve(store=folder, executor="inline") == 2449965000
+        spoil_all(folder)
+        assert array.resolve(store=folder, executor="inline")[-1] == 69_999
+
+
+def test_equal_calls_that_draw_without_a_seed_draw_for_themselves(folder):
+    import random
+
+    draw = Node(lambda n: random.random() + n, name="draw")
+    first = Graph(*[draw(1) for _ in range(4)]).run(store=folder, executor="inline").value
+    assert len(set(first)) == 4
+    assert Graph(*[draw(1) for _ in range(4)]).run(store=folder, executor="inline").value == first
+
+
+def test_what_has_no_key_can_be_consumed_and_is_not_kept(folder):
+    import threading
+
+    lock = Node(threading.Lock, name="lock", cache=False)
+    use = Node(lambda lock, n: [lock.locked(), n], name="use")
+    for _ in range(2):
+        result = run(use(lock(), 3), store=folder, executor="inline")
+        assert result.value == [False, 3]
+        assert names(result, Started) == ["lock", "use"]
+    assert "has no key" in folder.run(result.id).tasks[-1].why
+
+
+class Moody:
+    def __init__(self, n):
+        self.n = n
+
+    def __setstate__(self, state):
+        if os.environ.get("MOOD_OF_MOODY"):
+            raise ValueError("not today")
+        self.__dict__.update(state)
+
+
+def test_a_value_that_cannot_be_decoded_is_a_miss(folder, monkeypatch):
+    make_moody = Node(lambda n: Moody(n), name="make_moody")
+    read = Node(lambda moody, by: moody.n * by, name="read")
+    assert read(make_moody(3), 1).resolve(store=folder, executor="inline") == 3
+    from tinygraph import DamagedEntry
+
+    monkeypatch.setenv("MOOD_OF_MOODY", "bad")
+    with pytest.raises(DamagedEntry, match=r"cannot be read: ValueError: not today"):
+        read(make_moody(3), 2).resolve(store=folder, executor="inline")
+    monkeypatch.delenv("MOOD_OF_MOODY")
+    assert read(make_moody(3), 2).resolve(store=folder, executor="inline") == 6
+
+
+def test_refresh_reaches_into_what_calls_the_node(folder):
+    clean = Node(lambda x: x + 1, name="clean")
+    pipe = Node(lambda x: clean(x), name="pipe")
+    pipe(1).resolve(store=folder, executor="inline")
+    assert names(run(pipe(1), store=folder, executor="inline", refresh="clean"), Started) == ["pipe", "clean"]
+    with pytest.warns(RuntimeWarning, match="refresh='claen': no such node"):
+        pipe(1).resolve(store=folder, executor="inline", refresh="claen")
+
+
+def test_a_file_that_changes_while_a_worker_waits_is_not_kept_as_what_it_was(folder, tmp_path):
+    from tinygraph import File
+
+    path, go = tmp_path / "data", tmp_path / "go"
+    path.write_text("old")
+
+    @Node(check=False)
+    def read(file, signs):
+        import pathlib
+        import time
+
+        pathlib.Path(signs + "begun").write_text("")
+        while not pathlib.Path(signs).exists():
+            time.sleep(0.005)
+        with open(file) as opened:
+            return [opened.read()]
+
+    result = run(read(File(path), str(go)), store=folder, executor="processes", workers=1, block=False)
+    while not (tmp_path / "gobegun").exists():
+        assert not result.wait(0.005)
+    path.write_text("new")
+    go.write_text("")
+    assert result.value == ["new"]
+    path.write_text("old")
+    assert read(File(path), str(go)).resolve(store=folder, executor="processes", workers=1) == ["old"]
+
+
+@pytest.mark.parametrize("executor", ["inline", "processes"])
+def test_a_file_that_changes_while_a_call_waits_is_not_kept_as_what_it_was(folder, tmp_path, executor):
+    from tinygraph import File
+
+    path = tmp_path / "data"
+    path.write_text("old")
+
+    @Node(where="driver", cache=False)
+    def change(path):
+        with open(path, "w") as file:
+            file.write("new")
+
+    @Node
+    def read(file):
+        with open(file) as opened:
+            return [opened.read()]
+
+    changed = change(str(path))
+    both = Graph(changed, read(File(path)))
+    # The file is hashed when the call is looked up, and changes before its body runs.
+    from tinygraph.store.recall import Recall
+
+    look = Recall.look
+
+    def look_and_change(self, call):
+        found = look(self, call)
+        if call.name == "read":
+            path.write_text("new")
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recall, "look", look_and_change)
+        assert both.run(store=folder, executor=executor, workers=1).value[1] == ["new"]
+    path.write_text("old")
+    assert read(File(path)).resolve(store=folder, executor=executor, workers=1) == ["old"]
+
+
+def test_positional_and_named_arguments_do_not_collide(folder):
+    f = Node(lambda *args, **named: [args, named], name="f")
+    assert f(5).resolve(store=folder, executor="inline") == [(5,), {}]
+    assert f(**{"*1": 5}).resolve(store=folder, executor="inline") == [(), {"*1": 5}]
+
+
+def test_an_error_shows_values_and_not_what_stands_for_them(folder):
+    fail = Node(lambda value, by: value["a"] / by, name="fail")
+    table = Node(lambda n: {"a": n}, name="table")
+    table(3).resolve(store=folder, executor="inline")
+    with pytest.raises(ZeroDivisionError) as failure:
+        fail(table(3), 0).resolve(store=folder, executor="inline")
+    assert "with ({'a': 3}, 0)" in failure.value.__notes__[0]
+
+
+def test_callers_of_what_failed_are_in_the_history(folder):
+    fail = Node(lambda x: 1 / x, name="fail")
+    caller = Node(lambda x: fail(x), name="caller")
+    result = run(caller(0), store=folder, executor="inline", on_error="continue")
+    result.wait()
+    assert {task.name: task.state for task in folder.run(result.id).tasks} == {"fail": "failed", "caller": "failed"}

@@ -86,9 +86,11 @@ class Guard:
 
     def _start(self) -> int:
         theirs, ours = os.pipe()
-        streams = {"stdin": theirs, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        nothing, program = subprocess.DEVNULL, ["/bin/sh", "-c", _GUARD]
         try:  # in a group of its own, where Ctrl-C does not find it
-            shell = subprocess.Popen(["/bin/sh", "-c", _GUARD], cwd="/", env={}, process_group=0, **streams)
+            shell = subprocess.Popen(
+                program, stdin=theirs, stdout=nothing, stderr=nothing, cwd="/", env={}, process_group=0
+            )
         except OSError:
             os.close(ours)
             return 0

@@ -12,8 +12,7 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from time import perf_counter, sleep
 from typing import Any
@@ -168,8 +167,11 @@ class Bench:
     def _run_body(self, definition: Any, index: int, args: Any, kwargs: dict[str, Any]) -> Any:
         if index not in self.memory:
             return run_body(definition, args, kwargs)
-        with at_most(self.memory[index]):
+        limits = lower_limit(self.memory[index])
+        try:  # not by `contextlib`, which writes to exceptions: there are some that do not stand that
             return run_body(definition, args, kwargs)
+        finally:
+            restore_limit(limits)
 
     def _stay_one(self) -> None:
         """End this process if it is a copy that a body made of its worker: there are no two of them."""
@@ -322,12 +324,13 @@ def _off_the_streams(pipe: Connection) -> Connection:
     return moved
 
 
-@contextmanager
-def at_most(memory: int) -> Iterator[None]:
-    """Have this process get a `MemoryError` rather than so many bytes more than it has, where the kernel does that."""
+def lower_limit(memory: int) -> tuple[int, int] | None:
+    """Have this process get a `MemoryError` rather than so many bytes more than it has, where the kernel does that.
+
+    Return the limits that it had, for `restore_limit`.
+    """
     if sys.platform != "linux":
-        yield
-        return
+        return None
     import resource
 
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
@@ -335,10 +338,15 @@ def at_most(memory: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     others = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_DATA, (min([used + memory, *others]), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    return soft, hard
+
+
+def restore_limit(limits: tuple[int, int] | None) -> None:
+    """Put the limits back to what they were."""
+    if limits is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
 
 
 def _die_with(parent: int) -> None:

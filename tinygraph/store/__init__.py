@@ -52,7 +52,7 @@ class Store:
     ) -> None:
         from tinygraph.settings import flag, seconds, size
 
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = os.path.abspath(os.path.expanduser(os.fspath(path)))
         self.durable = flag("durable", durable)
         self.max_bytes = None if max_bytes is None else size("max_bytes", max_bytes)
         self._file: FileShelf | None = None

@@ -246,6 +246,14 @@ class Entries:
         """Return how many bytes the entries have on disk."""
         return size_of(self._rows, self._blobs)
 
+    def forget(self, key: bytes) -> None:
+        """Have a key not be found any more, because its value is of no use."""
+        self._rows.forget(key)
+
+    def bury(self, keys: Sequence[bytes]) -> None:
+        """Take out entries for good: that is noted in a journal."""
+        self._rows.bury(keys)
+
     def verify(self) -> list[Bad]:
         """Read everything that is kept; return what is not what was put there, and change nothing."""
         bad = []

@@ -18,11 +18,12 @@ from tinygraph.store.why import Seen
 class Loaded(Elsewhere):
     """A value that stands in a state file, or beside it. Unlike one of a folder it travels as the value itself."""
 
-    __slots__ = ("load", "token")
+    __slots__ = ("load", "origin", "token")
 
     def __init__(self, token: bytes, load: Callable[[], Any]) -> None:
         self.token = token
         self.load = load
+        self.origin: tuple[Any, Any] | None = None
 
     def fetch(self) -> Any:
         """Return the value, made anew."""

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import marshal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -16,10 +17,10 @@ from types import FunctionType
 from typing import Any, NamedTuple, Protocol
 
 from tinygraph.blame import text_of
-from tinygraph.capture import ATOMS, Nested
+from tinygraph.capture import ATOMS, Nested, hidden_in
 from tinygraph.checks import parameters_of
 from tinygraph.definition import Definition, Kind
-from tinygraph.errors import DamagedEntry
+from tinygraph.errors import DamagedEntry, UnhashableArgumentError
 from tinygraph.future import FINISHED, MISSING, SETTLED, Future, State, fetched
 from tinygraph.keys.canonical import Known, token
 from tinygraph.keys.digests import digest
@@ -31,6 +32,7 @@ from tinygraph.store.why import EVICTED, HIT, REFRESHED, Argument, Before, Seen,
 
 FORMAT = b"tinygraph 1"  # of keys: another one, and nothing that was kept before is found
 
+PLACE = "place in the graph"
 SEED = "random seed"  # in place of a parameter, where a call draws random numbers
 # What runs a body that computes something, or decides something. The others cost nothing.
 _LOOKED_UP = frozenset((Kind.LEAF, Kind.COMPOSITE, Kind.ENTRY, Kind.COROUTINE, Kind.GENERATOR))
@@ -83,12 +85,21 @@ class Recall:
 
     ``shelf``: where values are kept; None where only equal calls of the run itself are to be one. ``refresh``: the
     names of nodes that are to run whatever was kept. ``seeds``: of the run, which nodes that draw random numbers have
-    in their keys.
+    in their keys. ``targets``: of the run, from which the places of such calls are counted where it has no seed.
     """
 
-    def __init__(self, shelf: Keeps | None, refresh: Iterable[str] = (), seeds: Seeds | None = None) -> None:
+    def __init__(
+        self,
+        shelf: Keeps | None,
+        refresh: Iterable[str] = (),
+        seeds: Seeds | None = None,
+        targets: Iterable[Future[Any]] = (),
+    ) -> None:
         self.shelf = shelf
         self.seeds = seeds
+        self.seen: set[str] = set()  # the names of nodes that were called
+        self._targets = targets
+        self._places: Seeds | None = None
         self.history: Tells | None = None
         self.asked: dict[int, Asked] = {}  # by the number of the call
         # The arguments of calls whose values lie in the store only, for the case that one cannot be read any more.
@@ -98,6 +109,7 @@ class Recall:
         self._tokens: dict[int, bytes] = {}
         self._standing: dict[int, Any] = {}  # what stands for values of calls that were only asked for
         self._prints: dict[Definition, tuple[Fingerprint, str]] = {}
+        self._called: dict[bytes, tuple[str, ...]] = {}  # by code: the names of the nodes that it calls
         self._concerned: dict[Definition, bool] = {}
         self._nodes: dict[Definition, str] = {}
         self._running: dict[bytes, Future[Any]] = {}  # by key: equal calls wait for it, and have what it has
@@ -149,9 +161,14 @@ class Recall:
             return MISSING
         asked.why, asked.token = HIT, found[0]
         self._tokens[call.number] = found[0]
-        self.arguments[call.number] = call.args, call.kwargs
+        self._can_run_again(call, found[1])
         self.asked[call.number] = asked
         return found[1]
+
+    def _can_run_again(self, call: Future[Any], standing: Any) -> None:
+        """Keep the arguments of a call whose value lies in the store only, should that not be readable any more."""
+        if call.args is not None and type(standing) in (Stored, Loaded):
+            self.arguments[call.number] = standing.origin = call.args, call.kwargs
 
     def ask(self, call: Future[Any]) -> Asked:
         """Return what the store says about a call whose arguments are known, and change nothing."""
@@ -168,12 +185,21 @@ class Recall:
     def _question(self, call: Future[Any]) -> tuple[Asked, list[Argument]]:
         definition = call.definition
         meaning, node = self._meaning(definition)
+        self.seen.add(definition.name)
         if meaning.unkept:
             # What it returns may come from a node that must run each time: only its calls are looked up.
             return Asked(None, f"it calls {meaning.unkept[0]!r}, which is not kept"), []
-        args = self._arguments(call)
+        try:
+            args = self._arguments(call)
+        except _NoToken as error:
+            return Asked(None, str(error)), []
         if meaning.draws and self.seeds is not None:
             args.append(Argument(SEED, token(self.seeds.of(call))))
+        elif meaning.draws:
+            # Without a seed equal calls draw different numbers: each is found again by its place in the graph.
+            if self._places is None:
+                self._places = Seeds(0, self._targets)
+            args.append(Argument(PLACE, token(self._places.of(call))))
         key = digest(_made_of(meaning, args))
         packed = marshal.dumps([tuple(arg) for arg in args], 2)
         return Asked(Lookup(key, node, definition.name, meaning.digest, packed), ""), args
@@ -182,7 +208,13 @@ class Recall:
         return None if call.definition.cache == "run" else self.shelf
 
     def _found(self, shelf: Keeps | None, lookup: Lookup) -> tuple[bytes, Any] | None:
-        return None if shelf is None or lookup.name in self._refresh else shelf.find(lookup.key)
+        return None if shelf is None or self._refreshed(lookup) else shelf.find(lookup.key)
+
+    def _refreshed(self, lookup: Lookup) -> bool:
+        """Whether a call is to run whatever was kept: it was asked for, or it calls a node that was."""
+        if not self._refresh:
+            return False
+        return lookup.name in self._refresh or not self._refresh.isdisjoint(self._called.get(lookup.code, ()))
 
     def _keep_beside(self, shelf: Keeps, call: Future[Any], lookup: Lookup, args: list[Argument]) -> None:
         """Keep what explains a value, and what runs it again: the parts of its code, its node, its arguments."""
@@ -192,9 +224,13 @@ class Recall:
         try:
             shelf.keep_code(meaning.digest, meaning.parts, call.definition)
             for name, arg in given if call.definition.key is None else ():
-                if type(arg) is Nested:
-                    shelf.keep_input(tokens[name], arg.replace(Future, lambda future: At(self._key_of(future))))
-                elif type(arg) not in ATOMS and not isinstance(arg, Future) and name in tokens:
+                if isinstance(arg, Future) or (type(arg) is Nested and isinstance(arg.template, Future)):
+                    future = arg if isinstance(arg, Future) else arg.template
+                    if not self._key_of(future):
+                        shelf.keep_input(tokens[name], fetched(future.value))
+                elif type(arg) is Nested:
+                    shelf.keep_input(tokens[name], arg.replace(Future, self._at))
+                elif type(arg) not in ATOMS and name in tokens:
                     shelf.keep_input(tokens[name], arg)
         except Exception as error:
             self.could_not_keep(call, text_of(error))
@@ -202,17 +238,35 @@ class Recall:
     def keep(self, call: Future[Any], value: Any, seconds: float) -> Any:
         """Keep what came out of a call; return what stands for it from now on."""
         lookup = self.lookup_of(call)
-        if lookup is None or self.shelf is None:
+        if lookup is None or self.shelf is None or not self._still_holds(call, lookup):
             return value
         try:
             found, standing = self.shelf.keep(lookup, fetched(value), seconds)
+        except DamagedEntry:
+            return value  # what it forwards turns out to be damaged: whoever needs it looks again
         except Exception as error:  # a full disk, a value that cannot be pickled: the run goes on without
             self.could_not_keep(call, text_of(error))
             return value
         self.kept(call, found)
-        if type(standing) is Stored and standing.encoded is None and call.args is not None:
-            self.arguments[call.number] = call.args, call.kwargs
+        self._can_run_again(call, standing)
         return standing
+
+    def _still_holds(self, call: Future[Any], lookup: Lookup) -> bool:
+        """Whether the files that a call got are what they were when its key was made."""
+        if "tinygraph.keys.files" not in sys.modules or call.definition.key is not None or call.args is None:
+            return True
+        tokens = {argument.parameter: argument.token for argument in lookup.arguments}
+        given = [*zip(tokens, call.args, strict=False), *(call.kwargs or {}).items()]
+        with_files = [(name, arg) for name, arg in given if name in tokens and _has_files(arg)]
+        try:
+            return all(self._argument(arg, name).token == tokens[name] for name, arg in with_files)
+        except OSError:
+            return False
+
+    def _at(self, future: Future[Any]) -> Any:
+        """Return what stands for the value of a call in an argument that is kept: its key, if it has one."""
+        key = self._key_of(future)
+        return At(key) if key else fetched(future.value)
 
     # What workers and the history ask
 
@@ -241,11 +295,15 @@ class Recall:
         if isinstance(kept, str):
             self.could_not_keep(call, kept)
         elif lookup is not None and isinstance(self.shelf, Shelf):
+            if not self._still_holds(call, lookup):
+                self.shelf.discard(lookup.key)
+                return fetched(self.shelf.standing(lookup.key, kept.found)) if is_there_only else value
             self.shelf.adopt(lookup, kept.found, seconds)
             self.kept(call, kept.found.token)
             if is_there_only:
-                self.arguments[call.number] = call.args, call.kwargs
-                return self.shelf.standing(lookup.key, kept.found)
+                standing = self.shelf.standing(lookup.key, kept.found)
+                self._can_run_again(call, standing)
+                return standing
         return value
 
     def lookup_of(self, call: Future[Any]) -> Lookup | None:
@@ -267,7 +325,7 @@ class Recall:
         if history is None or self.shelf is None:
             return
         try:
-            args, kwargs = _usable(call)
+            args, kwargs = _replaced(call, self._at)
             seed = None if self.seeds is None else self.seeds.of(call)
             self.shelf.keep_thing(history.key_of(call), Call(call.definition, tuple(args), kwargs, seed))
             error.add_note(history.replay_line(call))
@@ -284,32 +342,47 @@ class Recall:
         """Return the token of the value of a call that has finished, or was found."""
         found = self._tokens.get(call.number)
         if found is None:
-            what = f"what {call.name!r} returned"
             value = self._standing.get(call.number, call.value)
             if call.definition.kind is Kind.STATEFUL:
                 found = self._token_of_instance(call, value)
-            elif type(value) is Stored or type(value) is Loaded:
+            elif type(value) in (Stored, Loaded):
                 found = value.token
-            elif value is MISSING and call.expansion is not None:  # a component whose calls were found
-                template = Nested(call.expansion.template)
-                found = token(template.replace(Future, lambda inner: fetched(self._standing[inner.number])), what)
             else:
-                found = token(fetched(value), what)
+                try:
+                    found = token(self._value_of(call), f"what {call.name!r} returned")
+                except UnhashableArgumentError as error:
+                    raise _NoToken(str(error)) from error
             self._tokens[call.number] = found
         return found
 
+    def _value_of(self, call: Future[Any]) -> Any:
+        """Return the value of a call that has finished, or was found; of a component, what is made of its calls."""
+        value = self._standing.get(call.number, call.value)
+        if value is MISSING and call.expansion is not None:
+            return Nested(call.expansion.template).replace(Future, self._value_of)
+        if value is MISSING:
+            raise _NoToken(f"what {call.name!r} returns is not known before it runs")
+        return fetched(value)
+
+    def take_over(self, before: Recall) -> None:
+        """Know what an earlier look of the same run found, for the case that this turns out to be damaged later."""
+        self.asked.update(before.asked)
+        self.arguments.update(before.arguments)
+        self.seen |= before.seen
+
     def restore(self, calls: Iterable[Future[Any]]) -> None:
-        """Look again at calls that were found, because one turned out to be damaged: those that are gone wait again."""
+        """Look again at values that were found or kept, because one cannot be read: those calls are to run again."""
         for call in calls:
             asked = self.asked.get(call.number)
-            if call.state is not FINISHED or asked is None or asked.lookup is None or self.shelf is None:
-                continue
-            found = self.shelf.find(asked.lookup.key)
-            if found is not None and self._can_be_read(found[1]):
-                call.value = found[1]
-            elif call.number in self.arguments:
-                call.state, call.value = State.WAITING, MISSING
-                call.args, call.kwargs = self.arguments[call.number]
+            if call.state is FINISHED and asked is not None and asked.lookup is not None and self.shelf is not None:
+                found = self.shelf.find(asked.lookup.key)
+                if found is not None and can_be_read(found[1]):
+                    call.value = found[1]
+                    self._can_run_again(call, found[1])
+                elif call.number in self.arguments or call.expansion is not None:
+                    wait_again(call, self.arguments.get(call.number))
+            for need in call.dependencies:
+                revive(need)
 
     def node_of(self, definition: Definition) -> str:
         """Return where the function of a node is defined."""
@@ -318,13 +391,6 @@ class Recall:
             found = self._nodes[definition] = node_of(definition)
         return found
 
-    def _can_be_read(self, standing: Any) -> bool:
-        try:
-            fetched(standing)
-            return True
-        except DamagedEntry:
-            return False
-
     # Keys
 
     def _meaning(self, definition: Definition) -> tuple[Fingerprint, str]:
@@ -332,6 +398,7 @@ class Recall:
         if found is None:
             with self._lock:
                 found = self._prints[definition] = fingerprint(definition), node_of(definition)
+                self._called[found[0].digest] = getattr(found[0], "nodes", ())
         return found
 
     def _token_of_instance(self, call: Future[Any], recipe: Any) -> bytes:
@@ -355,7 +422,10 @@ class Recall:
         found = [self._argument(arg, names[i] if i < len(names) else f"*{i + 1}") for i, arg in enumerate(args)]
         if not kwargs and len(args) == len(names):
             return found
-        named = {name: self._argument(arg, name) for name, arg in (kwargs or {}).items()}
+        named = {
+            name: self._argument(arg, name if name.isidentifier() else f"**{name}")
+            for name, arg in (kwargs or {}).items()
+        }
         for name in names[len(args) :]:
             if name in named:
                 found.append(named.pop(name))
@@ -378,13 +448,13 @@ class Recall:
         return b"" if asked is None or asked.lookup is None else asked.lookup.key
 
     def _standing_for(self, call: Future[Any], key: Callable[..., Any]) -> Any:
-        args, kwargs = _usable(call)
+        args, kwargs = _replaced(call, self._value_of)
         if call.definition.kind is not Kind.ENTRY:
             return key(*args, **kwargs)
         return [Known(self._argument((call.args or ())[0], "self").token), key(*args[1:], **kwargs)]
 
     def _why(self, shelf: Keeps, lookup: Lookup, args: list[Argument]) -> str:
-        if lookup.name in self._refresh:
+        if self._refreshed(lookup):
             return REFRESHED
         if shelf.evicted(lookup.key):
             return EVICTED
@@ -395,18 +465,55 @@ class Recall:
         return reason(lookup.code, args, before, lambda code: parts.get(code) or shelf.parts_of(code))
 
 
-def _usable(call: Future[Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Return the arguments of a call as values."""
+class _NoToken(Exception):
+    """What came out of a call means nothing in another process: who gets it is not looked up, and not kept."""
 
-    def usable(arg: Any) -> Any:
+
+def can_be_read(standing: Any) -> bool:
+    """Whether a value can be had."""
+    try:
+        fetched(standing)
+        return True
+    except DamagedEntry:
+        return False
+
+
+def wait_again(call: Future[Any], arguments: tuple[Any, Any] | None) -> None:
+    """Have a finished call run again: with its arguments, or with the calls that its body made."""
+    if call.expansion is None:
+        if arguments is None:
+            return
+        call.args, call.kwargs = arguments
+    elif call.expansion.template is None:
+        return
+    call.state, call.value = State.WAITING, MISSING
+
+
+def revive(call: Future[Any]) -> None:
+    """Have a call of whatever run wait again whose value lies in a store and cannot be read any more."""
+    if call.state is FINISHED and type(call.value) in (Stored, Loaded) and not can_be_read(call.value):
+        wait_again(call, call.value.origin)
+
+
+def _has_files(arg: Any) -> bool:
+    """Whether a file is in an argument: only these can change while a call waits."""
+    if type(arg) in ATOMS or isinstance(arg, Future):
+        return False
+    from tinygraph.keys.files import Directory, File
+
+    return any(hidden_in([arg], kind) is not None for kind in (File, Directory))
+
+
+def _replaced(call: Future[Any], by: Callable[[Future[Any]], Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments of a call with `by(future)` for each future in them."""
+
+    def replaced(arg: Any) -> Any:
         if isinstance(arg, Future):
-            return fetched(arg.value)
-        if type(arg) is Nested:
-            return arg.replace(Future, lambda future: fetched(future.value))
-        return arg
+            return by(arg)
+        return arg.replace(Future, by) if type(arg) is Nested else arg
 
-    args = [usable(arg) for arg in call.args or ()]
-    return args, {name: usable(arg) for name, arg in (call.kwargs or {}).items()}
+    args = [replaced(arg) for arg in call.args or ()]
+    return args, {name: replaced(arg) for name, arg in (call.kwargs or {}).items()}
 
 
 def _made_of(meaning: Fingerprint, args: list[Argument]) -> bytes:

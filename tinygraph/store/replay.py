@@ -16,7 +16,7 @@ from tinygraph.options import effective
 from tinygraph.seeds import sow
 from tinygraph.store import Store
 from tinygraph.store.history import RunRecord, TaskRecord
-from tinygraph.store.recall import SEED, Call
+from tinygraph.store.recall import PLACE, SEED, Call
 from tinygraph.store.shelf import Shelf, key_of
 from tinygraph.store.why import Argument
 
@@ -65,7 +65,8 @@ def _call(shelf: Shelf, record: RunRecord, task: TaskRecord) -> Call:
     """Return a call as it was: kept as a whole where it failed, else put together from what its key was made of."""
     failed = shelf.thing(key_of("call", f"{record.id} {task.id}".encode()))
     if failed is not MISSING:
-        return failed  # type: ignore[no-any-return]
+        given, named = shelf.filled((failed.args, failed.kwargs))
+        return Call(failed.definition, given, named, failed.seed)
     entry = shelf.entry(bytes.fromhex(task.key)) if task.key else None
     if entry is None:
         raise StoreError(f"what {task.name!r} was called with in run {record.id} was not kept, or is not any more")
@@ -81,12 +82,14 @@ def _call(shelf: Shelf, record: RunRecord, task: TaskRecord) -> Call:
         value = shelf.argument(argument)
         if value is MISSING or definition.key is not None:
             raise StoreError(f"argument {argument.parameter!r} of {task.name!r} was not kept, or is not any more")
+        if argument.parameter == PLACE:
+            continue
         if argument.parameter == SEED:
             seed = value
         elif argument.parameter.startswith("*") or argument.parameter in names[len(args) : len(args) + 1]:
             args.append(value)
         else:
-            kwargs[argument.parameter] = value
+            kwargs[argument.parameter.removeprefix("**")] = value
     return Call(definition, tuple(args), kwargs, seed)
 
 

@@ -10,7 +10,7 @@ from tinygraph.blame import text_of
 from tinygraph.definition import Definition, Kind
 from tinygraph.engine import Engine
 from tinygraph.errors import CancelledError
-from tinygraph.future import Future
+from tinygraph.future import FAILED, Future
 from tinygraph.notes import Note
 from tinygraph.store import Store
 from tinygraph.store.history import RunWriter
@@ -34,7 +34,10 @@ class Session:
         self._options = options
         self._writer: RunWriter | None = None
         self._recall: Recall | None = None
+        self._engine: Engine | None = None
         self._looks = 0
+        self._calls: dict[int, Future[Any]] = {}  # of a run that had to look again
+        self._told: set[int] = set()  # calls of which was told how they ended
         self._codes: set[bytes] = set()  # that were told
         self._attempts: dict[int, int] = {}  # of calls that were tried again
 
@@ -52,6 +55,10 @@ class Session:
                 self._end_history(error)
             finally:
                 self._store.leave()
+                # Nobody is to wait for the garbage collector to let go of values.
+                self._engine, self._calls = None, {}
+                if self._recall is not None:
+                    self._recall.history = None
             self._store.keep_limits()
 
     @property
@@ -62,9 +69,13 @@ class Session:
     def join(self, engine: Engine) -> None:
         """Have an engine that has not begun remember what ran before."""
         shelf = None if self._store is None else self._store.values()
-        self._recall = engine.recall = Recall(shelf, self._options["refresh"], engine.seeds)
+        before, self._recall = self._recall, Recall(shelf, self._options["refresh"], engine.seeds, engine.targets)
+        engine.recall = self._recall
+        self._engine = engine
         if shelf is None:
             return
+        if before is not None:  # it looks again: what was found the first time stays known
+            self._recall.take_over(before)
         engine.elsewhere = True
         if self._writer is not None:
             self._recall.history = self
@@ -77,16 +88,24 @@ class Session:
         self._looks += 1
         if engine is None or self._recall is None or self._looks > _LOOKS:
             return False
-        self._recall.restore(engine.calls)
+        self._calls = {call.number: call for call in (*self._calls.values(), *engine.calls)}
+        self._recall.restore(self._calls.values())
         return True
 
     def _end_history(self, error: BaseException | None) -> None:
-        if self._writer is None:
+        recall, writer = self._recall, self._writer
+        if recall is not None and error is None and (never := set(self._options["refresh"]) - recall.seen):
+            names = ", ".join(map(repr, sorted(never)))
+            warnings.warn(f"refresh={names}: no such node was called", RuntimeWarning, stacklevel=2)
+        if writer is None:
             return
+        for call in self._engine.calls if self._engine is not None else ():
+            if call.state is FAILED and call.number not in self._told:  # it failed with a call that it made
+                self._tell(Note("failed", call, 0.0, text_of(call.value)))
         if error is None:
-            self._writer.close("finished")
+            writer.close("finished")
         else:
-            self._writer.close("cancelled" if isinstance(error, CancelledError) else "failed", text_of(error))
+            writer.close(_END.get(type(error), "failed"), text_of(error))
 
     # What is told of each call
 
@@ -107,6 +126,7 @@ class Session:
         if what == "printed":
             writer.printed(call.number, more[0])
         elif what in _STATES and isinstance(call, Future):
+            self._told.add(call.number)
             asked = self._recall.asked.get(call.number, _NOT_ASKED)
             lookup = asked.lookup
             if lookup is not None and lookup.code not in self._codes:
@@ -139,6 +159,7 @@ def _writer(store: Store, options: dict[str, Any]) -> RunWriter | None:
         return None
 
 
+_END = {CancelledError: "cancelled", KeyboardInterrupt: "interrupted"}
 _STATES = {"finished": "finished", "recalled": "finished", "failed": "failed", "skipped": "skipped"}
 
 

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from time import time
 from typing import Any, NamedTuple
 
+from tinygraph.blame import text_of
 from tinygraph.capture import ATOMS, Nested
 from tinygraph.definition import Definition
-from tinygraph.errors import StoreError, UnhashableArgumentError
+from tinygraph.errors import DamagedEntry, StoreError, UnhashableArgumentError
 from tinygraph.future import MISSING, Elsewhere
 from tinygraph.keys.canonical import token as token_of
 from tinygraph.keys.digests import digest
@@ -67,12 +68,13 @@ class Stored(Elsewhere):
     Pickled it is a few bytes, and unpickled the value itself: a worker reads it without the driver in between.
     """
 
-    __slots__ = ("__weakref__", "encoded", "found", "key", "shelf")
+    __slots__ = ("__weakref__", "encoded", "found", "key", "origin", "shelf")
 
     def __init__(self, shelf: Shelf, key: bytes, found: Found, encoded: tuple[str, bytes, bytes] | None = None) -> None:
         self.shelf = shelf
         self.key = key
         self.found = found
+        self.origin: tuple[Any, Any] | None = None  # the arguments of the call, which can run again with them
         self.encoded = encoded  # of a small value that was put just now: codec, meta and body
         shelf.held[key] += 1
 
@@ -85,7 +87,10 @@ class Stored(Elsewhere):
         """Return the value, made anew: whoever changes it does so for himself."""
         if self.encoded is not None:
             codec, meta, body = self.encoded
-            return decode(codec, meta, memoryview(bytearray(body)))
+            try:
+                return decode(codec, meta, memoryview(bytearray(body)))
+            except Exception as error:
+                raise DamagedEntry(f"a value that was just kept cannot be read: {text_of(error)}") from error
         return self.shelf.load(self.key, self.found)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -126,7 +131,13 @@ class Shelf:
     def load(self, key: bytes, found: Found) -> Any:
         """Read a value; raises :class:`DamagedEntry` for one that is not what was put there."""
         entry = self.entries.read(found, key)
-        return decode(entry.codec, entry.meta, self.entries.body(entry))
+        body = self.entries.body(entry)
+        try:
+            return decode(entry.codec, entry.meta, body)
+        except Exception as error:  # its class is another than it was, or does not like what it wrote
+            self.entries.forget(key)
+            what = f"the value of {entry.name!r} in {self.settings.root!r}"
+            raise DamagedEntry(f"{what} cannot be read: {text_of(error)}") from error
 
     def keep(self, lookup: Lookup, value: Any, seconds: float) -> tuple[bytes, Any]:
         """Put a value; return its token and what stands for it from now on."""
@@ -137,6 +148,10 @@ class Shelf:
             return found.token, value
         small = encoded.codec, encoded.meta, b"".join(encoded.buffers)
         return found.token, Stored(self, lookup.key, found, small if encoded.nbytes <= INLINE else None)
+
+    def discard(self, key: bytes) -> None:
+        """Have a value not be found that a worker has put, because it is not what its key says."""
+        self.entries.bury([key])
 
     def adopt(self, lookup: Lookup, found: Found, seconds: float) -> None:
         """Take a value up in the index that this process or a worker has put."""
@@ -164,9 +179,9 @@ class Shelf:
         value = atom(argument.token)
         if value is MISSING:
             value = self.thing(argument.key or key_of("input", argument.token))
-        return self._filled(value)
+        return self.filled(value)
 
-    def _filled(self, value: Any) -> Any:
+    def filled(self, value: Any) -> Any:
         """Put values where an argument that was kept has only their keys."""
         return Nested(value).replace(At, lambda at: self.thing(at.key))
 
@@ -218,7 +233,10 @@ class Shelf:
         return self.entries.costs()
 
     def _is_intact(self, key: bytes, found: Found) -> bool:
-        return intact(self.load(key, found))
+        try:
+            return intact(self.load(key, found))
+        except DamagedEntry:
+            return False
 
 
 class Put(NamedTuple):
