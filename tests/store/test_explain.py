@@ -147,3 +147,34 @@ def test_a_store_that_is_only_read_is_left_as_it_is(tmp_path):
     before = sorted(path.name for path in (tmp_path / "store").rglob("*") if path.is_file())
     load(3).why(store=store)
     assert sorted(path.name for path in (tmp_path / "store").rglob("*") if path.is_file()) == before
+
+
+def test_whatever_a_graph_holds_it_can_be_explained(store, tmp_path):
+    from tinygraph import Component, File, Graph
+
+    class Scale:
+        def __init__(self, by):
+            self.by = by
+
+        def __call__(self, x):
+            return [self.by * one for one in x]
+
+    scaled = Node(Scale)
+    part = Component(lambda n: [load(n), [load(n + 1)]])
+    outer = Component(lambda n: [part(n), scaled(3)(load(n))])
+    keyed = Node(lambda xs, n: len(xs) + n, name="keyed", key=lambda xs, n: [xs[0], n])
+    total = Node(lambda xs: len(xs), name="total")
+    missing = Node(lambda file: 1, name="missing")
+    no_key = Node(lambda lock: 1, name="no_key")
+    import threading
+
+    def graph():
+        return Graph(total(outer(3)), keyed(load(3), 1), scaled(load(2)[1])(load(3)), total([scaled(2), part(2)]))
+
+    assert "would run" in graph().explain(store=store)
+    graph().run(store=store, executor="inline").wait()
+    told = graph().explain(store=store)
+    assert told.splitlines()[0].endswith("are kept"), told
+    told = Graph(missing(File(tmp_path / "none")), no_key(threading.Lock())).explain(store=store)
+    assert "run      missing  FileNotFoundError" in told
+    assert "run      no_key   UnhashableArgumentError: argument 'lock' has no key" in told

@@ -164,3 +164,26 @@ def test_the_debugger_stops_in_the_body(tmp_path):
         [sys.executable, "-c", code], input="p point.x + 41\nq\n", capture_output=True, text=True, timeout=60
     )
     assert "41" in done.stdout
+
+
+@Node
+class Scale:
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, x):
+        return self.by * x
+
+
+def test_calls_of_class_nodes_and_of_what_is_not_kept(store):
+    from tinygraph import Component
+
+    result = run(Scale(3)(2), store=store, executor="inline")
+    assert replay(result.id, "Scale", store=store) == 6
+
+    loose = Node(lambda n: [n, n], name="loose", cache=False)
+    part = Component(lambda n: [table(n), table(n + 1)])
+    count = Node(lambda parts: sum(map(len, parts)), name="count")
+    for target in (count([loose(1), loose(2)]), count(part(1)), count([part(1)])):
+        result = run(target, store=store, executor="inline")
+        assert replay(result.id, "count", store=store) == result.value

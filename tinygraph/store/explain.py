@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from tinygraph.blame import text_of
 from tinygraph.definition import Kind
-from tinygraph.errors import StoreError
+from tinygraph.errors import StoreError, UnhashableArgumentError
 from tinygraph.future import FINISHED, SETTLED, Future
 from tinygraph.graph import Graph
 from tinygraph.inputs import bound
@@ -96,5 +97,8 @@ def _fate(call: Future[Any], recall: Recall, found: dict[Future[Any], Line]) -> 
         return "run", "cache=False"
     if waits is not None:
         return "unknown", f"needs {waits.name!r}"
-    asked = recall.ask(call)
+    try:
+        asked = recall.ask(call)
+    except (UnhashableArgumentError, OSError) as error:  # what has no key; a file that is not there
+        return "run", text_of(error)
     return ("hit", "") if asked.token else ("run", asked.why)
