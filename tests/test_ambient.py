@@ -126,6 +126,41 @@ def test_a_variable_of_main_works(tmp_path: Path) -> None:
     assert done.stdout == "nobody\nada\n"
 
 
+def test_a_cached_function_of_main_works(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import colorsys, functools
+            from tinygraph import Node
+
+            @functools.lru_cache(maxsize=7, typed=True)
+            def helper(x):
+                return 2 * x
+
+            @functools.cache
+            def fibonacci(n):
+                return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+            class Table:
+                @functools.lru_cache
+                def get(self, x):
+                    return x + 1
+
+            @Node
+            def node(x):
+                own = helper.cache_parameters(), helper.cache_info().currsize
+                return helper(x), fibonacci(60), fibonacci.cache_info().currsize, Table().get(x), own
+
+            helper(1)
+            print(node(2).resolve(executor="processes", workers=1))
+            """
+        )
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.stdout == "(4, 1548008755920, 61, 3, ({'maxsize': 7, 'typed': True}, 0))\n", done.stderr
+
+
 # Folder, environment, path
 
 

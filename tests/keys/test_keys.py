@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tinygraph import Node, UnhashableArgumentError
-from tinygraph.keys.fingerprint import fingerprint, meaning_of
+from tinygraph.keys.canonical import token, token_and_code
+from tinygraph.keys.fingerprint import fingerprint, meaning_of, sounds_secret
 from tinygraph.keys.source import form_of
 
 # Programs that define `node`, each with a change, as in a diff, and whether the node means the same after it.
@@ -850,6 +851,462 @@ TABLE = r'''
  def node(x):
      return later(x)
 +later = 1
+=== other: the text of an enum's members
+ import enum
+ class A(enum.Enum):
+     X = 1
+-    def __str__(self): return 'a'
++    def __str__(self): return 'b'
+ @Node
+ def node(x):
+     return str(A.X)
+=== other: what an enum makes of a missing member
+ import enum
+ class A(enum.Enum):
+     X = 1
+     Y = 2
+     @classmethod
+-    def _missing_(cls, value): return cls.X
++    def _missing_(cls, value): return cls.Y
+ @Node
+ def node(x):
+     return A(x)
+=== other: the constructor of an enum's members
+ import enum
+ class A(enum.Enum):
+     X = 1, 2
+-    def __init__(self, a, b): self.c = a + b
++    def __init__(self, a, b): self.c = a * b
+ @Node
+ def node(x):
+     return A.X.c
+=== other: what an enum's __new__ sets
+ import enum
+-RATE = 1
++RATE = 2
+ class A(enum.Enum):
+     X = 1
+     def __new__(cls, value):
+         self = object.__new__(cls)
+         self._value_, self.rate = value, RATE
+         return self
+ @Node
+ def node(x):
+     return A.X.rate
+=== other: the constructor of an int enum
+ import enum
+ class A(enum.IntEnum):
+     X = 1
+     def __new__(cls, value):
+         self = int.__new__(cls, value)
+         self._value_ = value
+-        self.text = str(value)
++        self.text = repr(value) + '!'
+         return self
+ @Node
+ def node(x):
+     return A.X.text
+=== other: the boundary of a flag
+ import enum
+-class A(enum.Flag, boundary=enum.KEEP):
++class A(enum.Flag, boundary=enum.STRICT):
+     X = 1
+ @Node
+ def node(x):
+     return A(x)
+=== other: data of an enum with underscores
+ import enum
+ class A(enum.Enum):
+-    __rate__ = 1
++    __rate__ = 2
+     X = 1
+ @Node
+ def node(x):
+     return A.__rate__
+=== other: data of a class with underscores
+ class A:
+-    __tablename__ = 'a'
++    __tablename__ = 'b'
+ @Node
+ def node(x):
+     return A.__tablename__
+=== other: data of a class node with underscores
+ @Node
+ class node:
+-    __rate__ = 1
++    __rate__ = 2
+     def __init__(self): pass
+     def __call__(self, x): return x * self.__rate__
+=== other: an operator from C
+ class A:
+-    __add__ = int.__sub__
++    __add__ = int.__mul__
+ @Node
+ def node(x):
+     return A() + x
+=== other: a cached method with underscores
+ import functools
+ class A:
+     @functools.lru_cache
+-    def __len__(self): return 1
++    def __len__(self): return 2
+ @Node
+ def node(x):
+     return len(A())
+=== other: an object as a method with underscores
+ class D:
+     def __init__(self, f): self.f = f
+     def __get__(self, o, c): return self.f
+ class A:
+     @D
+-    def __getitem__(key): return 1
++    def __getitem__(key): return 2
+ @Node
+ def node(x):
+     return A()[x]
+=== other: the order in which a class is matched
+ class A:
+-    __match_args__ = 'a', 'b'
++    __match_args__ = 'b', 'a'
+     a, b = 1, 2
+ @Node
+ def node(x):
+     match A():
+         case A(y): return y
+=== other: a function of a library in a dataclass
+ import dataclasses, statistics
+ @dataclasses.dataclass
+ class A:
+     n: int = 1
+-    agg = staticmethod(statistics.mean)
++    agg = staticmethod(statistics.median)
+ @Node
+ def node(x):
+     return A.agg(x)
+=== other: a method of a dataclass with underscores
+ import dataclasses, reprlib
+ @dataclasses.dataclass
+ class A:
+     n: int = 1
+     @reprlib.recursive_repr()
+-    def __repr__(self): return 'a'
++    def __repr__(self): return 'b'
+ @Node
+ def node(x):
+     return repr(A())
+=== other: a dataclass that was made
+ import dataclasses
+-A = dataclasses.make_dataclass('A', [('n', int, 1)])
++A = dataclasses.make_dataclass('A', [('n', int, 2)])
+ @Node
+ def node(x):
+     return A().n
+=== other: a class that was made
+ import types
+-A = types.new_class('A', (), {}, lambda inside: inside.update(f=lambda self: 1))
++A = types.new_class('A', (), {}, lambda inside: inside.update(f=lambda self: 2))
+ A.__module__ = 'types'
+ @Node
+ def node(x):
+     return A().f()
+=== other: a class of an exec
+ inside = {}
+-exec('class A:\n    def f(self): return 1', inside)
++exec('class A:\n    def f(self): return 2', inside)
+ A = inside['A']
+ @Node
+ def node(x):
+     return A().f()
+=== other: a ufunc of a function
+ import numpy
+-f = numpy.frompyfunc(lambda x: x, 1, 1)
++f = numpy.frompyfunc(lambda x: -x, 1, 1)
+ @Node
+ def node(x):
+     return f(x)
+=== other: an attribute of a function in a table
+ def f(): return f.__dict__['n']
+-f.n = 1
++f.n = 2
+ T = [f]
+ @Node
+ def node(x):
+     return T[0]()
+=== other: a list set in an imported module
+ import config
++config.TABLE = [1, 3]
+ @Node
+ def node(x):
+     import config
+     return config.TABLE
+ # file: config.py
+ TABLE = [1, 2]
+=== other: an item set in a table of an imported module
+ import config
++config.TABLE['a'].append(3)
+ @Node
+ def node(x):
+     import config
+     return config.TABLE
+ # file: config.py
+ TABLE = {'a': [1, 2]}
+=== other: a negative constant set in an imported module
+ import config
++config.RATE = -2
+ @Node
+ def node(x):
+     import config
+     return config.RATE
+ # file: config.py
+ RATE = -1
+=== other: a function set in an imported module
+ import helpers
++helpers.g = lambda x: -x
+ @Node
+ def node(x):
+     import helpers
+     return helpers.g(x)
+ # file: helpers.py
+ def g(x): return x
+=== other: another function set in an imported module
+ import helpers
+-helpers.g = lambda x: x
++helpers.g = lambda x: -x
+ @Node
+ def node(x):
+     import helpers
+     return helpers.g(x)
+ # file: helpers.py
+=== other: an attribute set in a class of an imported module
+ import helpers
++helpers.C.v = 2
+ @Node
+ def node(x):
+     import helpers
+     return helpers.C.v
+ # file: helpers.py
+ class C:
+     v = 1
+=== other: a method set in a class of an imported module
+ import helpers
++helpers.C.f = lambda self: 2
+ @Node
+ def node(x):
+     return getattr(helpers, x)().f()
+ # file: helpers.py
+ class C:
+     def f(self): return 1
+=== other: a constant set in a module that is a value
+ import config
++config.RATE = 2
+ @Node
+ def node(x):
+     return getattr(config, x)
+ # file: config.py
+ RATE = 1
+=== same: whether a module with all sorts of things was imported before
++import helpers
+ @Node
+ def node(x):
+     import helpers
+     return helpers.f(x)
+ # file: helpers.py
+ import abc, dataclasses, enum, functools, json, typing
+ from deep import *
+ from json import dumps as d, loads
+ from os.path import join
+ DAY = 60 * 60 * 24
+ MB = 2 ** 20
+ HALF = 1 / 2
+ MANY = 9 ** 9 ** 9 if 0 else 1
+ A, B = 1, [2]
+ C = -1
+ D = {'a': {1, 2}, True: (1, 'x')}
+ E: int = 3
+ F = 1
+ F += 1
+ if F:
+     E2 = 1
+ else:
+     E2 = 2
+ count = 0
+ @dataclasses.dataclass
+ class R:
+     n: int = 1
+     m: list = dataclasses.field(default_factory=list)
+     def f(self): return 1
+ class Q(typing.NamedTuple):
+     n: int = 1
+ class O(enum.Enum):
+     X = 1
+     Y = 'a'
+     def f(self): return 1
+ class P(abc.ABC):
+     __slots__ = 'a', '__b'
+     N = [1]
+     __hidden = 2
+     def f(self): return 1
+     def __g(self): return 1
+     @abc.abstractmethod
+     def g(self): return 1
+     @property
+     def h(self): return 1
+     @staticmethod
+     def i(): return 1
+     def over(self): return 1
+     over = property(over)
+ class S:
+     v = 1
+     w = -1
+     def __init_subclass__(cls): cls.added = 1
+     def __class_getitem__(cls, x): return cls
+     def f(self):
+         v = 3
+         return v
+ class T(S):
+     pass
+ class TD(typing.TypedDict):
+     a: int
+ @functools.cache
+ def g(x): return x
+ @functools.wraps(g)
+ def h(x): return x
+ def set_count():
+     global count
+     count += 1
+ set_count()
+ lam = lambda x: x
+ def f(x): return x
+ # file: deep.py
+ Z = 1
+ def zz(): return 1
+=== other: a module that was made
+ import types
+ m = types.ModuleType('m')
+-exec('RATE = 1\ndef f(): return RATE', m.__dict__)
++exec('RATE = 1\ndef f(): return -RATE', m.__dict__)
+ @Node
+ def node(x):
+     return getattr(m, x)()
+=== other: a value in a module that was made
+ import types
+ m = types.ModuleType('m')
+-m.RATE = [1]
++m.RATE = [2]
+ @Node
+ def node(x):
+     return getattr(m, x)
+=== other: a module that was loaded from its path
+ import importlib.util, os
+ spec = importlib.util.spec_from_file_location('loaded', os.path.join(os.path.dirname(__file__), 'helpers.py'))
+ m = importlib.util.module_from_spec(spec)
+ spec.loader.exec_module(m)
+ @Node
+ def node(x):
+     return getattr(m, x)()
+ # file: helpers.py
+-def f(): return 1
++def f(): return 2
+=== other: what a decorator of a library was given
+ import sys, os
+ sys.path.insert(0, os.path.join(os.path.dirname(__file__), 'site-packages'))
+ import helpers
+ sys.path.pop(0)
+ @Node
+-@helpers.scaled([1])
++@helpers.scaled([2])
+ def node(x):
+     return x
+ # file: site-packages/helpers.py
+ import functools
+ def scaled(by):
+     def wrap(f):
+         @functools.wraps(f)
+         def scaling(x): return f(x) * by[0]
+         return scaling
+     return wrap
+=== other: an attribute of a function that is called otherwise
+ def f(): return getattr(f, 'n')
+-f.n = [1]
++f.n = [2]
+ @Node
+ def node(x):
+     return f()
+=== same: what a function remembers
+ def f(): return 1
++f.cache = {1: 2}
+ @Node
+ def node(x):
+     return f()
+=== other: a property from C
+ import operator
+ class A:
+-    __len__ = property(operator.itemgetter(0))
++    __len__ = property(operator.itemgetter(1))
+ @Node
+ def node(x):
+     return A()
+=== other: a function of a module in a made class
+ import dataclasses
+-A = dataclasses.make_dataclass('A', ['n'], namespace={'f': lambda self: 1})
++A = dataclasses.make_dataclass('A', ['n'], namespace={'f': lambda self: 2})
+ @Node
+ def node(x):
+     return A(x).f()
+=== other: a computed constant set in an imported module
+ import config
++config.DAY = 3
+ @Node
+ def node(x):
+     import config
+     return config.DAY
+ # file: config.py
+ DAY = 60 * 60 * 24
+=== other: a decorated function set in an imported module
+ import helpers
++helpers.g = lambda x: -x
+ @Node
+ def node(x):
+     import helpers
+     return helpers.g(x)
+ # file: helpers.py
+ import functools
+ @functools.wraps(print)
+ def g(x): return x
+=== other: an imported function set in an imported module
+ import helpers
++helpers.d = lambda x: -x
+ @Node
+ def node(x):
+     import helpers
+     return helpers.g(x)
+ # file: helpers.py
+ from deep import d
+ def g(x): return d(x)
+ # file: deep.py
+ def d(x): return x
+=== other: a constant of a package set in an imported module
+ import lib.helpers
++lib.helpers.N = 2
+ @Node
+ def node(x):
+     from lib.helpers import N
+     return N
+ # file: lib/__init__.py
+ # file: lib/helpers.py
+ from .deep import N
+ # file: lib/deep.py
+ N = 1
+=== other: a bound of a generic base
+ import typing
+ T = typing.TypeVar('T')
+ class B(typing.Generic[T]):
+     def make(self): return self.__orig_bases__[0].__args__[0]()
+-class A(B[int]): pass
++class A(B[str]): pass
+ @Node
+ def node(x):
+     return A().make()
 '''
 
 PRELUDE = "from tinygraph import Component, Node"
@@ -1158,6 +1615,101 @@ def test_a_package_counts_by_its_version(tmp_path):
     assert one == again != two
 
 
+MADE = """
+import dataclasses
+def deco(n): return lambda f: lambda self: f(self) + n
+@dataclasses.dataclass
+class A:
+    n: int = 1
+    @deco(2)
+    def f(self): return 1
+    @deco(2)
+    def __repr__(self): return 1
+    g = lambda self: 4
+"""
+
+
+@pytest.mark.parametrize("name", ["<stdin>", "<string>", "<ipython-input-1>"])
+def test_what_is_in_a_dataclass_without_source_counts(name):
+    def told(program):
+        scope = {"__name__": "__main__"}
+        exec(compile(program, name, "exec"), scope)
+        return meaning_of(scope["A"])
+
+    changes = [
+        ("@deco(2)\n    def f", "@deco(3)\n    def f"),
+        ("@deco(2)\n    def __", "@deco(3)\n    def __"),
+        ("4", "5"),
+    ]
+    assert len({told(MADE), *(told(MADE.replace(*change)) for change in changes)}) == 4
+    assert told(MADE) == told("\n" + MADE)
+
+
+def test_the_nodes_that_code_reaches_are_told(tmp_path, monkeypatch):
+    """Those of files that are imported inside, too, loaded or not: of these what is named."""
+    (tmp_path / "offers.py").write_text(
+        "from tinygraph import Node\n"
+        "@Node(cache=False)\ndef now(): return 1\n"
+        "@Node('other', cache='run')\ndef later(): return 1\n"
+        "@Node\ndef kept(): return 1\n"
+        "never = Node(abs, cache=False)\n"
+        "def helper(): return later()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def body():
+        from offers import kept, now
+
+        return kept(), now()
+
+    def by_module():
+        import offers
+
+        return offers.kept(), offers.now()
+
+    for loaded in (False, True):
+        if loaded:
+            import offers
+
+            assert offers
+        for function in (body, by_module):
+            found = fingerprint(Node(function))
+            assert (set(found.nodes), set(found.unkept)) == ({"now", "other", "kept"}, {"now", "other"})
+        assert "offers" not in sys.modules or loaded
+    sys.modules.pop("offers")
+    scope = {"__name__": "__main__", "inner": Node(lambda: 1, name="inner")}
+    exec("def helper(): return inner()\ndef body(): return helper()", scope)
+    assert fingerprint(Node(scope["body"])).nodes == ("inner",)
+
+
+def test_what_code_in_an_argument_needs_is_told():
+    scope = {"__name__": "__main__", "now": Node(lambda: 1, name="now", cache=False)}
+    exec("import random\nclass A:\n    def f(self): return random.random()\ndef g(): return now()", scope)
+    for value, draws, unkept in (
+        (7, False, ()),
+        (b"a", False, ()),
+        ([1, {"a": len}], False, ()),
+        (scope["now"], False, ("now",)),
+        ({"a": [scope["g"]]}, False, ("now",)),
+        (scope["A"](), True, ()),
+        ([scope["A"]().f, scope["g"]], True, ("now",)),
+    ):
+        assert token_and_code(value) == (token(value), draws, unkept)
+    with pytest.raises(UnhashableArgumentError, match="argument 'x'"):
+        token_and_code((x for x in "a"), "argument 'x'")
+
+
+def test_what_sounds_secret_is_shown_to_nobody():
+    names = ("api_key", "PIN_TOKEN", "db_pwd", "passphrase", "Bearer", "auth_code", "cookie", "session_id")
+    assert all(map(sounds_secret, names))
+    assert not any(map(sounds_secret, ("rate", "name", "path", "n")))
+    scope = {"__name__": "__main__", "DB_PWD": 123456, "COOKIE": "abc", "RATE": 654321}
+    exec("def body(token=987654): return DB_PWD, COOKIE, RATE", scope)
+    told = str(fingerprint(Node(scope["body"])).parts)
+    assert "654321" in told
+    assert not any(text in told for text in ("123456", "abc", "987654"))
+
+
 DRAWING = [
     "import random\ndef body(): return random.random()",
     "from random import choice\ndef body(): return choice([1])",
@@ -1169,6 +1721,10 @@ DRAWING = [
     "def body():\n    from numpy.random import rand\n    return rand()",
     "from tinygraph import generator\ndef body(): return generator().random()",
     "import random\ndef helper(): return random.random()\ndef body(): return helper()",
+    "def body(df): return df.sample(3)",
+    "def body(x): return [y.shuffle() for y in x]",
+    "class A:\n    def f(self, x): return x.permutation(3)\ndef body(x): return A().f(x)",
+    "import numpy.random as r\nshuffle = r.shuffle\ndef body(x): return shuffle(x)",
 ]
 
 
@@ -1235,6 +1791,9 @@ def test_closures_over_other_values_are_told_apart():
 def test_the_house_is_found_in_its_source():
     """Nearly all of the functions that are loaded: what is found in no source counts by its bytecode."""
     import types
+
+    import tinygraph.store.recall
+    import tinygraph.store.statefile  # noqa: F401  loaded, with most of the store
 
     found = [
         form_of(function.__code__, vars(module)).is_source

@@ -21,7 +21,7 @@ import warnings
 from collections import ChainMap
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
-from functools import cache
+from functools import cache, lru_cache
 from types import FrameType
 from typing import Any, ClassVar, NamedTuple
 
@@ -109,13 +109,30 @@ def _packed(thing: Any) -> bytes:
 
 @cache
 def pickler() -> Any:
-    """Return the class of picklers for what goes to workers: cloudpickle's, for context variables as well."""
+    """Return the class of picklers for what goes to workers: cloudpickle's, for context variables and cached functions
+    as well.
+    """
     import cloudpickle
+    from cloudpickle.cloudpickle import _is_registered_pickle_by_value, _lookup_module_and_qualname
+
+    def reduce_cached(function: Any) -> Any:
+        found = _lookup_module_and_qualname(function)
+        if found is not None and not _is_registered_pickle_by_value(found[0]):
+            return function.__reduce__()  # by name
+        parameters = function.cache_parameters()
+        return _cached, (parameters["maxsize"], parameters["typed"], function.__wrapped__)
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table: ClassVar[Any] = ChainMap({ContextVar: _reduce}, cloudpickle.Pickler.dispatch_table)
+        dispatch_table: ClassVar[Any] = ChainMap(
+            {ContextVar: _reduce, type(pickler): reduce_cached}, cloudpickle.Pickler.dispatch_table
+        )
 
     return Pickler
+
+
+def _cached(maxsize: int | None, typed: bool, function: Callable[..., Any]) -> Any:
+    """Return a function with a cache of its own: that of the parent stays there."""
+    return lru_cache(maxsize, typed)(function)
 
 
 def dumps(thing: Any) -> bytes:

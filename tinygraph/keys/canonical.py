@@ -74,6 +74,21 @@ def token(value: Any, where: str = "value") -> bytes:
     return data if len(data) <= INLINE else b"#" + digest(data)
 
 
+def token_and_code(value: Any, where: str = "value") -> tuple[bytes, bool, tuple[str, ...]]:
+    """Return the token, whether code in the value draws random numbers, and the nodes that it reaches and are not kept.
+
+    >>> import random
+    >>> token_and_code(7), token_and_code([random.choice])[1:]
+    ((b'i\\x07\\x00\\x00\\x00', False, ()), (True, ()))
+    """
+    if type(value) in ATOMS:
+        data = _dumps(value if type(value) is not bytes else _bytes(value), 2)
+        return (data if len(data) <= INLINE else b"#" + digest(data)), False, ()
+    alone = _CodeAlone()
+    data = _dumps(_tree(value, where, alone.tree_of, is_argument=True), 2)
+    return (data if len(data) <= INLINE else b"#" + digest(data)), alone.draws, tuple(alone.unkept)
+
+
 class Known:
     """Stands for a value whose token is known, so that a container can be encoded without it.
 
@@ -96,13 +111,17 @@ def tree_of(value: Any, where: str = "value", *, code: Callable[[Any], Any] | No
     >>> tree_of([1, {"b": (2,)}])
     [1, {'dict': ['b', (2,)]}]
     """
+    return _tree(value, where, code or _CodeAlone().tree_of, is_argument=code is None)
+
+
+def _tree(value: Any, where: str, code: Callable[[Any], Any], *, is_argument: bool) -> Any:
     try:
         try:
-            return Encoder(code).encode(value)
+            return Encoder(code, is_argument=is_argument).encode(value)
         except _HoldsItself:
-            return Encoder(code, numbered=True).encode(value)
+            return Encoder(code, is_argument=is_argument, numbered=True).encode(value)
     except Refused as refused:
-        raise UnhashableArgumentError(refused.told(where, is_argument=code is None)) from refused.__cause__
+        raise UnhashableArgumentError(refused.told(where, is_argument=is_argument)) from refused.__cause__
     except RecursionError:
         raise UnhashableArgumentError(f"{where} has no key: it is nested too deep to be taken apart") from None
 
@@ -118,9 +137,9 @@ class Encoder:
     parts are numbered as they are met, and one that is met again is its number.
     """
 
-    def __init__(self, code: Callable[[Any], Any] | None = None, *, numbered: bool = False) -> None:
-        self.code: Callable[[Any], Any] = code or _CodeAlone().tree_of
-        self.only_kind = code is not None
+    def __init__(self, code: Callable[[Any], Any], *, is_argument: bool = False, numbered: bool = False) -> None:
+        self.code = code
+        self.only_kind = not is_argument
         self._numbered = numbered
         # By address: the tree of what was encoded, its weight, and the thing itself, which keeps the address its own.
         self._known: dict[int, tuple[Any, int, Any]] = {}
@@ -230,14 +249,19 @@ class _CodeAlone:
     """What stands for code where there is nothing but the value: each class once, if there are a million instances."""
 
     def __init__(self) -> None:
+        self.draws = False
+        self.unkept: dict[str, None] = {}
         self._known: dict[int, tuple[Any, Any]] = {}
 
     def tree_of(self, thing: Any) -> Any:
         known = self._known.get(id(thing))
         if known is None:
-            from tinygraph.keys.fingerprint import meaning_of  # which in turn encodes the values that code reaches
+            from tinygraph.keys.fingerprint import fingerprint_of  # which in turn encodes the values that code reaches
 
-            known = self._known[id(thing)] = {"code": meaning_of(thing)}, thing
+            found = fingerprint_of(thing)
+            self.draws |= found.draws
+            self.unkept.update(dict.fromkeys(found.unkept))
+            known = self._known[id(thing)] = {"code": found.digest}, thing
         return known[0]
 
 

@@ -5,11 +5,13 @@ Libraries are looked up among those that are imported: a value of theirs cannot 
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tinygraph.keys.digests import digest
+from tinygraph.keys.packages import Origin, origin_of_module
 
 if TYPE_CHECKING:
     from tinygraph.keys.canonical import Encoder
@@ -58,7 +60,7 @@ def _numpy(kind: type, numpy: Any) -> Handler | None:
     if issubclass(kind, numpy.dtype):
         return lambda encoder, value: {"dtype": _dtype(encoder, value)}
     if issubclass(kind, numpy.ufunc):
-        return lambda encoder, value: encoder.code(value)
+        return _ufunc
     drawn: Any = sys.modules.get("numpy.random")
     if drawn is not None:
         if issubclass(kind, drawn.Generator):
@@ -68,6 +70,24 @@ def _numpy(kind: type, numpy: Any) -> Handler | None:
         if issubclass(kind, drawn.RandomState):
             return lambda encoder, value: {"RandomState": encoder.encode(value.get_state(legacy=False))}
     return None
+
+
+def _ufunc(encoder: Encoder, value: Any) -> Any:
+    """A function over arrays: by its name if it is a library's, else by the function that it was made from."""
+    name = value.__name__
+    if getattr(sys.modules["numpy"], name, None) is value:
+        return encoder.code(value)
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get(name) is value and _is_installed(module):
+            return {"ufunc": [name, encoder.code(module)]}
+    made_from = [inside for inside in gc.get_referents(value) if callable(inside)]  # it cannot be asked otherwise
+    if not made_from:
+        raise Refused(f"the ufunc {name!r} does not say what it does")
+    return {"ufunc": [value.nin, value.nout, encoder.encode(value.identity), *encoder.items(made_from)]}
+
+
+def _is_installed(module: Any) -> bool:
+    return origin_of_module(module.__name__) is Origin.INSTALLED
 
 
 def _dtype(encoder: Encoder, dtype: Any) -> Any:

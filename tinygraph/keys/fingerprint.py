@@ -20,7 +20,17 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import EnumMeta
-from types import FunctionType, GetSetDescriptorType, MappingProxyType, MemberDescriptorType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    GetSetDescriptorType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import Any, NamedTuple
 
 from tinygraph.definition import Definition, Kind
@@ -39,13 +49,15 @@ class Fingerprint(NamedTuple):
     """What the code of a node means.
 
     ``parts``: what it is made of, by a name for people, as a short digest or a small value; ``draws``: whether it names
-    ``random`` or ``numpy.random``; ``unkept``: the names of the nodes that it reaches and that are not to be kept.
+    ``random`` or ``numpy.random``, or calls what sounds like drawing (``sample``, ``shuffle``); ``unkept``: the names
+    of the nodes that it reaches and that are not to be kept; ``nodes``: the names of all that it reaches.
     """
 
     digest: bytes
     parts: dict[str, str]
     draws: bool
     unkept: list[str]
+    nodes: tuple[str, ...] = ()
 
 
 def fingerprint(definition: Definition) -> Fingerprint:
@@ -69,7 +81,7 @@ def fingerprint(definition: Definition) -> Fingerprint:
     root = walk.root(definition)
     walk.finish()
     made_of = marshal.dumps([FORMAT, _PYTHON, root, walk.rows], 2)
-    return Fingerprint(digest(made_of), walk.parts, walk.draws, list(walk.unkept))
+    return Fingerprint(digest(made_of), walk.parts, walk.draws, list(walk.unkept), tuple(walk.nodes))
 
 
 def meaning_of(thing: Any) -> bytes:
@@ -78,10 +90,25 @@ def meaning_of(thing: Any) -> bytes:
     >>> meaning_of(len) == meaning_of(max)
     False
     """
+    return fingerprint_of(thing).digest
+
+
+def fingerprint_of(thing: Any) -> Fingerprint:
+    """Return what code means as the argument of a call, and what it needs: random numbers, nodes."""
     walk = _Walk()
     tree = walk.refer(thing)
     walk.finish()
-    return digest(marshal.dumps([FORMAT, tree, walk.rows], 2))
+    made_of = marshal.dumps([FORMAT, tree, walk.rows], 2)
+    return Fingerprint(digest(made_of), walk.parts, walk.draws, list(walk.unkept), tuple(walk.nodes))
+
+
+def sounds_secret(name: str) -> bool:
+    """Return whether what a name stands for is to be shown to nobody.
+
+    >>> sounds_secret("API_KEY"), sounds_secret("db_pwd"), sounds_secret("rate")
+    (True, True, False)
+    """
+    return _SECRET.search(name) is not None
 
 
 class _Walk:
@@ -92,6 +119,9 @@ class _Walk:
         self.parts: dict[str, str] = {}
         self.draws = False
         self.unkept: dict[str, None] = {}
+        self.nodes: dict[str, None] = {}
+        self._mentioned: set[str] = set()  # names in code that imports modules itself, and in the files of those
+        self._offered: list[tuple[str, str, bool]] = []  # nodes of such files: their names, and whether not to be kept
         self._numbers: dict[Any, int] = {}  # by address, or by path for files
         self._pending: deque[tuple[int, Callable[[Any, str], Any], Any, str]] = deque()
         self._alive: list[Any] = []  # what has a number keeps its address
@@ -109,7 +139,15 @@ class _Walk:
         while pending:
             number, visit, thing, role = pending.popleft()
             self.rows[number] = visit(thing, role)
+        for attribute, name, unkept in self._offered:
+            if attribute in self._mentioned:
+                self._reach(name, unkept)
         trim()
+
+    def _reach(self, node: str, unkept: bool) -> None:
+        self.nodes[node] = None
+        if unkept:
+            self.unkept[node] = None
 
     def refer(self, thing: Any, role: str = "") -> Any:
         """Return what stands for a function, a class, a module, a node or something with a name; walk it later."""
@@ -119,7 +157,7 @@ class _Walk:
         if isinstance(thing, type):
             return self._class(thing)
         if isinstance(thing, ModuleType):
-            return self._module(thing.__name__)
+            return self._module(thing.__name__, thing)
         if isinstance(thing, Definition):
             return self._node(thing, "node", f" of `{thing.name}`")
         return self._named(thing)
@@ -139,8 +177,8 @@ class _Walk:
         function: Any = definition.function
         while hasattr(function, "__wrapped__") and _is_ours(type(function)):
             function = function.__wrapped__  # a stand-in for a body that captured futures
-        if definition.function is not self._root and getattr(definition, "cache", None) in (False, "run"):
-            self.unkept[definition.name] = None
+        if definition.function is not self._root:
+            self._reach(definition.name, _is_unkept(definition))
         tree = [
             self.refer(function, role) if isinstance(function, FunctionType) else self._tree(function, definition.name)
         ]
@@ -196,7 +234,7 @@ class _Walk:
         if origin is Origin.USER:
             return self._number(id(function), self._visit_function, function, role or "helper")
         named = self._foreign(module, function.__qualname__, origin)
-        if function.__closure__ or hasattr(function, "__wrapped__"):
+        if (function.__closure__ or hasattr(function, "__wrapped__")) and not _is_of_library(function):
             return [named, self._number(id(function), self._visit_wrapper, function, role or "helper")]
         return named
 
@@ -218,12 +256,34 @@ class _Walk:
             elif chain[0] not in _BUILTINS:
                 found.append((chain, {"undefined": []}))
         row.append(found)
+        self.draws |= form.draws
         if form.imports:
             package = scope.get("__package__") or scope.get("__name__", "").rpartition(".")[0]
             row.append(self._imported(form.imports, package))
-            if any(one.module == "numpy" for one in form.imports):
-                self.draws |= any("random" in part.co_names for part in codes_in(code))
+            named = {name for part in codes_in(code) for name in part.co_names}
+            self._mentioned |= named
+            self._note_imports(form.imports, named)
+        if function.__dict__:
+            where = f"`{{}}` of `{name}` in {where}"
+            own = [(other, value) for other, value in sorted(function.__dict__.items()) if _is_told(other)]
+            if own:
+                row.append([(other, self._leniently(where.format(other), value)) for other, value in own])
         return row
+
+    def _note_imports(self, imports: tuple[Import, ...], named: set[str] | frozenset[str]) -> None:
+        """Note whether code draws random numbers with what it imports, by the names that are in it."""
+        for one in imports:
+            if one.module == "numpy":
+                self.draws |= "random" in named
+            elif one.module.partition(".")[0] == "torch":
+                self.draws |= any(_TORCH.match(name) is not None for name in named)
+
+    def _leniently(self, label: str, value: Any) -> Any:
+        """Encode a value if it has a meaning, else its kind: what is beside the code, and need not be used."""
+        try:
+            return self._value(label, value)
+        except UnhashableArgumentError:
+            return {"kind": type(value).__name__}
 
     def _captured(self, function: FunctionType, chains: tuple[Chain, ...], name: str) -> list[Any]:
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
@@ -245,7 +305,7 @@ class _Walk:
         while isinstance(thing, ModuleType):
             name = thing.__name__
             if at == len(chain):
-                return self._module(name)
+                return self._module(name, thing)
             part = vars(thing).get(chain[at])
             if origin_of_module(name) is not Origin.USER:
                 self._note_draws(name, chain[at])
@@ -270,7 +330,7 @@ class _Walk:
         registry = getattr(function, "registry", None)
         if isinstance(registry, MappingProxyType):
             return ["registry", self._tree(dict(registry), function.__qualname__)]
-        for cell in function.__closure__ or ():
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             try:
                 inside = cell.cell_contents
             except ValueError:
@@ -280,18 +340,26 @@ class _Walk:
             elif isinstance(inside, MethodType):
                 owner = inside.__self__
                 owner = getattr(owner, "definition", owner)  # of a call of a node
-                found.append([self._tree(owner, function.__qualname__), inside.__name__])
+                found.append([self._leniently_tree(owner, function.__qualname__), inside.__name__])
+            elif _is_told(name):  # what a decorator was given
+                found.append(self._leniently_tree(inside, function.__qualname__))
         wrapped = getattr(function, "__wrapped__", None)
         if wrapped is not None:
             found.append(self._tree(wrapped, function.__qualname__))
         return ["wrapper", found]
+
+    def _leniently_tree(self, value: Any, where: str) -> Any:
+        try:
+            return self._tree(value, where)
+        except UnhashableArgumentError:
+            return {"kind": type(value).__name__}
 
     # Classes
 
     def _class(self, cls: type) -> Any:
         module = cls.__module__
         origin = origin_of_module(module)
-        if origin is not Origin.USER or not cls.__flags__ & _HEAP_TYPE:
+        if not cls.__flags__ & _HEAP_TYPE or (origin is not Origin.USER and _is_library(cls)):
             return self._foreign(module, cls.__qualname__, origin)
         return self._number(id(cls), self._visit_class, cls, "")
 
@@ -302,6 +370,7 @@ class _Walk:
         meta = type(cls)
         row: list[Any] = ["class", cls.__name__, bases, None if meta is type else self.refer(meta)]
         lenient = origin_of_module(meta.__module__) not in (Origin.USER, Origin.LIBRARY)
+        lenient |= origin_of_module(cls.__module__) is not Origin.USER  # a library has made it
         told = [base.__name__ for base in cls.__bases__]
         for attribute, value in _attributes(cls):
             label = f"`{name}.{attribute}` in {where}"
@@ -323,21 +392,37 @@ class _Walk:
 
     # Modules
 
-    def _module(self, name: str) -> Any:
+    def _module(self, name: str, module: Any = None) -> Any:
         """Return what stands for a module as a whole, imported or not: the user's own by what its file says."""
         self._note_draws(name, "")
         if name == "__main__":
             return {"module": name}
-        found = found_module(name)
-        if found is None:
-            return {"missing": name}
-        path, origin = found
-        if origin is Origin.USER:
-            return self._number(path or name, self._visit_module, (name, path), "")
-        return self._foreign(name, "", origin)
+        if module is None:
+            module = sys.modules.get(name)
+        if module is None or module is sys.modules.get(name):
+            found = found_module(name)
+            if found is None:
+                return {"missing": name}
+            path, origin = found
+        else:  # nobody finds it by its name
+            path = path_of(module)
+            origin = origin_of(name, path)
+        if origin is not Origin.USER:
+            return self._foreign(name, "", origin)
+        if module is not None and not path:
+            return self._number(id(module), self._visit_made_module, module, "")
+        key = path if module is None or module is sys.modules.get(name) else (path, id(module))
+        return self._number(key, self._visit_module, (name, path, module), "")
 
-    def _visit_module(self, thing: tuple[str, str], role: str) -> Any:
-        name, path = thing
+    def _visit_made_module(self, module: ModuleType, role: str) -> Any:
+        """A module that was made by hand: what is in it."""
+        name, inside = module.__name__, vars(module)
+        label = f"`{{}}` in {name}"
+        names = [other for other in sorted(inside) if other[:2] != "__"]
+        return ["made module", [(other, self._value(label.format(other), inside[other])) for other in names]]
+
+    def _visit_module(self, thing: tuple[str, str, Any], role: str) -> Any:
+        name, path, imported = thing
         try:
             module = module_at(path)
         except (OSError, SyntaxError, ValueError, RecursionError):
@@ -348,11 +433,23 @@ class _Walk:
         package = name if os.path.basename(path) == "__init__.py" else name.rpartition(".")[0]
         row.append(self._imported(module.imports, package))
         told = module.digest
-        imported: Any = sys.modules.get(name)
-        if imported is not None:
+        self.draws |= module.draws
+        self._mentioned |= module.mentioned
+        self._note_imports(module.imports, module.mentioned)
+        if imported is None:
+            self._offered += module.nodes
+        else:
+            inside = vars(imported)
+            self._offered += [
+                (other, value.name, _is_unkept(value))
+                for other, value in inside.items()
+                if isinstance(value, Definition)
+            ]
             # What a run has changed in it, or what the file said when it was imported: none of it, as a rule.
             changed = [
-                (other, self._tree(value, f"`{other}` in {name}")) for other, value in module.changed_in(vars(imported))
+                (other, self._leniently(f"`{other}` in {name}", value))
+                for other, value in module.changed_in(inside)
+                if _is_told(other)
             ]
             if changed:
                 row.append(changed)
@@ -377,6 +474,7 @@ class _Walk:
                 names.update((other, None) for other in inside if found_module(other) is not None)
             for other in one.names:
                 self._note_draws(name, other)
+            self._mentioned.update(one.names)
         return [(name, self._module(name)) for name in sorted(names) if name]
 
     # What is not the user's
@@ -408,11 +506,16 @@ class _Walk:
         return self._foreign(module, name, origin)
 
     def _note_draws(self, module: str, name: str) -> None:
-        if module == "random" or module.startswith("numpy.random") or (module, name) in _DRAWS:
+        if module == "random" or module.startswith(("numpy.random", "torch.random")) or (module, name) in _DRAWS:
             self.draws = True
+        elif module.partition(".")[0] == "torch":
+            self.draws |= _TORCH.match(name) is not None
 
 
 _DRAWS = frozenset((("numpy", "random"), ("tinygraph", "generator"), ("tinygraph.seeds", "generator")))
+_TORCH = re.compile(
+    r"rand|((log_)?normal|bernoulli|multinomial|poisson)_?$|\w*dropout", re.IGNORECASE
+)  # what draws of torch
 _HEAP_TYPE = 1 << 9  # a class made by a class statement, and not in C
 _BUILTINS = vars(builtins)
 # What Python itself writes into a module: where it lies, and how it is called.
@@ -430,6 +533,38 @@ _OF_MODULES = frozenset(
         "__spec__",
     ]
 )
+
+
+def _is_unkept(definition: Definition) -> bool:
+    return getattr(definition, "cache", None) in (False, "run")
+
+
+def _is_told(name: str) -> bool:
+    """Whether what lies beside code under a name counts: not what Python writes there, nor what it remembers."""
+    return name[:2] != "__" and _REMEMBERED.search(name) is None
+
+
+_REMEMBERED = re.compile(r"cache|memo|__wrapped__|^seen$|^hits$|^misses$|^calls$", re.IGNORECASE)
+
+
+def _is_library(cls: type) -> bool:
+    """Whether a class is where it says: what make_dataclass and types.new_class make says that it is theirs."""
+    return _found_at(cls.__module__, cls.__qualname__) is cls
+
+
+def _is_of_library(function: FunctionType) -> bool:
+    """Whether a wrapper is a library's own function: its version says what is in it."""
+    module = function.__module__
+    if hasattr(function, "registry") or origin_of_module(module) is Origin.USER:
+        return False
+    return _found_at(module, function.__qualname__) is function
+
+
+def _found_at(module: str, qualname: str) -> Any:
+    thing: Any = sys.modules.get(module)
+    for step in qualname.split("."):
+        thing = getattr(thing, step, None)
+    return thing
 
 
 def _is_ours(kind: type) -> bool:
@@ -472,6 +607,8 @@ def _class_around(function: Any) -> type | None:
 _OF_CLASSES = frozenset(
     [
         "__abstractmethods__",
+        "__conditional_annotations__",
+        "__classcell__",
         "__annotate__",
         "__annotate_func__",
         "__annotations__",
@@ -481,11 +618,10 @@ _OF_CLASSES = frozenset(
         "__dict__",
         "__doc__",
         "__firstlineno__",
-        "__match_args__",
         "__module__",
-        "__orig_bases__",
         "__parameters__",
         "__qualname__",
+        "__slotnames__",
         "__static_attributes__",
         "__weakref__",
         "_abc_impl",
@@ -493,16 +629,20 @@ _OF_CLASSES = frozenset(
     ]
 )
 _OF_RECORDS = ("__dataclass_fields__", "__attrs_attrs__", "__pydantic_fields__", "_field_defaults")
-_CODE = (
-    FunctionType,
-    staticmethod,
-    classmethod,
-    property,
-    functools.partial,
-    functools.partialmethod,
-    type,
-    Definition,
+# What the libraries of records write into them, if the user has not.
+_WRITTEN = frozenset(
+    [
+        *("__init__", "__repr__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__new__"),
+        *("__setattr__", "__delattr__", "__getstate__", "__setstate__", "__replace__", "__attrs_init__"),
+        *("__getnewargs__", "_make", "_replace", "_asdict"),
+    ]
 )
+# What enums write into themselves, beside functions.
+_OF_ENUMS = re.compile(
+    r"_(use_args|member_names|member_map|value2member_map|unhashable_values|unhashable_values_map|hashable_values|"
+    r"member_type|flag_mask|all_bits|singles_mask|inverted|ignore|order|value_repr)_|__dir__"
+)
+_OF_LIBRARIES = ("__pydantic_", "__attrs_", "__sqlalchemy_")  # names that they write: caches, and what says it again
 
 
 def _attributes(cls: type) -> Iterator[tuple[str, Any]]:
@@ -515,15 +655,15 @@ def _attributes(cls: type) -> Iterator[tuple[str, Any]]:
         kind = type(value)
         if name in _OF_CLASSES or kind in (GetSetDescriptorType, MemberDescriptorType):
             continue
-        if name[:2] == "__" and not isinstance(value, _CODE) and name not in ("__slots__", "__hash__"):
+        if name[:2] == "__" and not _is_own(name, value):
             continue
-        if is_record and (_is_generated(cls, name, value) or kind.__name__ == "_tuplegetter"):
+        if is_record and ((name in _WRITTEN and _is_generated(value)) or kind.__name__ == "_tuplegetter"):
             continue
-        if members is not None and (name in members or name[:1] == "_" == name[-1:] or _is_generated(cls, name, value)):
+        if members is not None and (name in members or _is_of_enums(name, value)):
             continue
         yield name, value
     if members is not None:
-        yield "its members", [(name, member._value_) for name, member in members.items()]
+        yield "its members", [(name, member._value_, _set_in(cls, member)) for name, member in members.items()]
     annotations = _annotations(cls)
     if annotations:
         yield "its annotations", [(name, annotations[name]) for name in annotations]
@@ -533,6 +673,36 @@ def _attributes(cls: type) -> Iterator[tuple[str, Any]]:
     for name in _OF_RECORDS[1:]:
         if name in inside:
             yield f"its {name.strip('_')}", inside[name]
+
+
+def _is_own(name: str, value: Any) -> bool:
+    """Whether an attribute with underscores is the user's: libraries keep much under such names that says nothing."""
+    if type(value) in ATOMS:
+        return not name.startswith(_OF_LIBRARIES)
+    if isinstance(value, FunctionType):
+        return value.__name__ != "_no_init_or_replace_init"  # of protocols, until there is an instance
+    return not name.startswith(_OF_LIBRARIES) and origin_of_module(type(value).__module__) is not Origin.INSTALLED
+
+
+def _is_of_enums(name: str, value: Any) -> bool:
+    function = getattr(value, "__func__", value)
+    if isinstance(function, FunctionType):
+        return _is_foreign(function)
+    return isinstance(value, BuiltinFunctionType | MethodDescriptorType | WrapperDescriptorType) or (
+        _OF_ENUMS.fullmatch(name) is not None
+    )
+
+
+def _set_in(cls: type, member: Any) -> list[Any]:
+    """Return the attributes that a member of an enum was given when it was made."""
+    found: list[Any] = []
+    for name, value in sorted(getattr(member, "__dict__", {}).items()):
+        if name[:1] == "_" == name[-1:] or name == "_sort_order_" or not _is_told(name):
+            continue
+        if isinstance(getattr(cls, name, None), functools.cached_property):
+            continue
+        found.append((name, value))
+    return found
 
 
 def _annotations(cls: type) -> dict[str, Any]:
@@ -551,21 +721,44 @@ def _field(name: str, field: Any) -> list[Any]:
     return [name, field.default, field.default_factory, flags, dict(field.metadata)]
 
 
-def _is_generated(cls: type, name: str, value: Any) -> bool:
-    """Whether a function was made by a library for a class: it follows from the fields."""
+def _is_generated(value: Any) -> bool:
+    """Whether a function was written by a library for a record: it follows from the fields."""
     function = getattr(value, "__func__", value)
     if not isinstance(function, FunctionType):
         return False
     code = function.__code__
     if code.co_filename[:1] == "<":
-        return not code.co_qualname.endswith(f"{cls.__name__}.{name}")
-    return origin_of(function.__globals__.get("__name__", ""), code.co_filename) is not Origin.USER
+        made_by = function.__globals__.get("__name__") or ""
+        return (
+            code.co_qualname.startswith("__create_fn__")
+            or code.co_filename.startswith("<attrs generated ")
+            or made_by.startswith("namedtuple_")
+        )
+    # A decorator of a library, around a function of the user, is the user's.
+    return _is_foreign(function) and all(_is_generated(inside) for inside in _functions_in(function))
+
+
+def _is_foreign(function: FunctionType) -> bool:
+    path = function.__code__.co_filename
+    return path[:1] != "<" and origin_of(function.__globals__.get("__name__", ""), path) is not Origin.USER
+
+
+def _functions_in(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            if isinstance(cell.cell_contents, FunctionType | MethodType | functools.partial | Definition):
+                yield cell.cell_contents
+        except ValueError:
+            continue
 
 
 # Labels
 
 _places: dict[tuple[str, str], str] = {}
-_SECRET = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
+_SECRET = re.compile(
+    r"key|token|secret|passw|passphrase|pwd|credential|auth|bearer|cookie|session|private|dsn", re.IGNORECASE
+)
+_NAMED = re.compile(r"`([^`]*)`")
 
 
 def _place(path: str, module: str) -> str:
@@ -593,10 +786,13 @@ def _label(role: str, name: str, where: str) -> str:
 def _shown(label: str, value: Any) -> str:
     """Return a value as a person may read it: numbers and short texts, but nothing that sounds like a secret."""
     kind = type(value)
-    if kind in (int, float, bool, complex, type(None)) and kind is not str:
+    named = _NAMED.search(label)
+    if value is not None and kind is not bool and sounds_secret(named[1] if named is not None else label):
+        pass
+    elif kind in (int, float, bool, complex, type(None)):
         text = repr(value)
         if len(text) <= 24:
             return text
-    elif kind is str and len(value) <= 24 and not _SECRET.search(label):
+    elif kind is str and len(value) <= 24:
         return repr(value)
     return digest(marshal.dumps(value, 2)).hex()[:10]

@@ -15,7 +15,7 @@ import marshal
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from tinygraph.keys.digests import digest
@@ -35,19 +35,23 @@ class Form(NamedTuple):
     """What the code of a function says: its digest, what it names outside itself, what it imports itself.
 
     ``names``: names of its module, each with the attributes that follow (``("helpers", "normalise")``); ``free``: the
-    same for names of functions around it.
+    same for names of functions around it; ``draws``: whether it calls what draws random numbers, as it sounds.
     """
 
     digest: bytes
     names: tuple[Chain, ...]
     free: tuple[Chain, ...]
     imports: tuple[Import, ...]
+    draws: bool
     is_source: bool
 
 
 _FUTURE = 0
 for _name in __future__.all_feature_names:
     _FUTURE |= getattr(__future__, _name).compiler_flag
+
+# Methods that draw from numpy's global state without naming it, as those of data frames do.
+DRAWN = frozenset(("sample", "shuffle", "permutation", "choice", "bootstrap", "rvs"))
 
 _FILES = 16  # so many parsed files are kept: what was found in them is kept with the code
 _MODULES = 1_000
@@ -88,29 +92,115 @@ def _forget(pop: Callable[[int, None], Any], address: int, _: weakref.ref[CodeTy
 
 
 class Module(NamedTuple):
-    """What the file of a module says: its digest, its imports anywhere in it, its plain constants, its functions."""
+    """What the file of a module says.
+
+    ``constants``, ``defined``: the values and functions that it gives names to, and for a class the same as a dict and
+    a set of its own; ``decorated``: functions of which decorators make something; ``taken``: what it imports from
+    where, under which name; ``bound``: all names that it may give a meaning; ``functions``: the digests of all of them;
+    ``mentioned``: names that its code uses; ``nodes``: the names of its nodes, and whether they are not to be kept.
+    """
 
     path: str
     digest: bytes
     imports: tuple[Import, ...]
     constants: dict[str, Any]
-    functions: frozenset[bytes]  # their digests
+    defined: frozenset[str]
+    decorated: frozenset[str]
+    taken: dict[str, Import]
+    classes: dict[str, tuple[dict[str, Any], frozenset[str], frozenset[str]]]
+    bound: frozenset[str] | None
+    functions: frozenset[bytes]
+    mentioned: frozenset[str]
+    nodes: tuple[tuple[str, str, bool], ...]
+
+    @property
+    def draws(self) -> bool:
+        """Whether something in it sounds like drawing random numbers."""
+        return not DRAWN.isdisjoint(self.mentioned)
 
     def changed_in(self, inside: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """Yield what is otherwise in the imported module: the file was edited since, or a run has set it."""
-        for name, constant in self.constants.items():
-            value = inside.get(name)
-            if type(value) is not type(constant) or repr(value) != repr(constant):
-                yield name, value
-        for name in sorted(inside):
-            thing = inside[name]
-            if isinstance(thing, type) and thing.__module__ == inside.get("__name__"):
-                functions = [part for part in vars(thing).values() if isinstance(part, FunctionType)]
+        for name in sorted(inside.keys() | self.constants.keys() | self.defined | self.classes.keys()):
+            thing = inside.get(name)
+            if name in self.constants:
+                is_same = _is_same(thing, self.constants[name])
+            elif name in self.defined:
+                is_same = isinstance(thing, FunctionType) and self._says(thing, inside)
+            elif name in self.taken:
+                is_same = _is_taken(thing, self.taken[name], inside)
+            elif isinstance(thing, type) and thing.__module__ == inside.get("__name__"):
+                is_same = self._says_class(thing, name, inside)
+            elif isinstance(thing, FunctionType):
+                # By its file, because it may be what a decorator has made of another.
+                is_same = thing.__code__.co_filename != self.path or self._says(thing, inside)
+                is_same = is_same and (self.bound is None or name in self.bound)
+                # What a decorator makes of a function has that in a closure.
+                is_other = name in self.decorated and thing.__code__.co_filename != self.path
+                is_same = is_same and not (is_other and thing.__closure__ is None)
+            elif name in self.classes:
+                is_same = not self.classes[name][0] and not self.classes[name][1]  # a decorator may make anything of it
             else:
-                functions = [thing] if isinstance(thing, FunctionType) else []
-            codes = [function.__code__ for function in functions]
-            if any(c.co_filename == self.path and form_of(c, inside).digest not in self.functions for c in codes):
+                is_same = name[:2] == "__" or isinstance(thing, ModuleType) or self.bound is None or name in self.bound
+            if not is_same:
                 yield name, thing
+
+    def _says(self, function: FunctionType, inside: dict[str, Any]) -> bool:
+        return form_of(function.__code__, inside).digest in self.functions
+
+    def _says_class(self, cls: type, name: str, inside: dict[str, Any]) -> bool:
+        own = vars(cls)
+        functions = [part for part in own.values() if isinstance(part, FunctionType)]
+        if any(part.__code__.co_filename == self.path and not self._says(part, inside) for part in functions):
+            return False
+        if name not in self.classes:
+            return self.bound is None or name in self.bound
+        constants, defined, bound = self.classes[name]
+        is_alone = getattr(cls.__init_subclass__, "__func__", None) is None  # else a class around it may add to it
+        is_plain = type(cls) is type and "__dataclass_fields__" not in own and "_field_defaults" not in own
+        for other, value in own.items():
+            if other in constants:
+                if (is_plain or type(value) in _LITERAL) and not _is_same(value, constants[other]):
+                    return False
+            elif other in defined:
+                if other in _IMPLICIT:
+                    value = getattr(value, "__func__", value)
+                if is_plain and not (isinstance(value, FunctionType) and self._says(value, inside)):
+                    return False
+            elif is_plain and is_alone and other not in bound and other[:2] != "__":
+                return False
+        return not is_plain or own.keys() >= constants.keys() | defined
+
+
+def _is_taken(thing: Any, one: Import, inside: dict[str, Any]) -> bool:
+    """Whether a name still is what it was imported as, as far as that is loaded."""
+    module = one.module
+    if one.level:
+        around = str(inside.get("__package__") or "").split(".")
+        around = around[: len(around) - one.level + 1]
+        module = ".".join([*around, module] if module else around)
+    there = vars(sys.modules.get(module, sys))
+    return module not in sys.modules or one.names[0] not in there or there[one.names[0]] is thing
+
+
+_IMPLICIT = ("__new__", "__init_subclass__", "__class_getitem__")  # methods of a class without being told to be
+_LITERAL = frozenset((type(None), bool, int, float, complex, str, bytes, type(Ellipsis), list, tuple, dict, set))
+
+
+def _is_same(value: Any, constant: Any) -> bool:
+    """Whether a value is what a literal says."""
+    if type(value) is not type(constant):
+        return False
+    if isinstance(constant, list | tuple):
+        return len(value) == len(constant) and all(map(_is_same, value, constant))
+    if isinstance(constant, dict):
+        # A set would take 1 and True for the same, and so would the dict itself.
+        kinds = {(type(key), key) for key in value}
+        return kinds == {(type(key), key) for key in constant} and all(
+            _is_same(value[key], constant[key]) for key in constant
+        )
+    if isinstance(constant, set):
+        return {(type(item), item) for item in value} == {(type(item), item) for item in constant}
+    return repr(value) == repr(constant)
 
 
 _modules: dict[str, tuple[bytes, Module]] = {}
@@ -124,18 +214,181 @@ def module_at(path: str) -> Module:
     known = _modules.get(path)
     if known is None or known[0] != content:
         tree = ast.parse(text)
-        constants: dict[str, Any] = {}
-        for statement in tree.body:
-            if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
-                constants.update((to.id, statement.value.value) for to in statement.targets if isinstance(to, ast.Name))
         nodes = list(ast.walk(tree))
         ours = _names_of_ours(nodes)
-        functions = frozenset(digest(_normal(node, ours)) for node in nodes if isinstance(node, _Function))
-        module = Module(path, digest(_normal(tree, ours)), tuple(_imports(nodes)), constants, functions)
+        constants, defined, bound = _given(tree.body, nodes)
+        classes = {}
+        for one in tree.body:
+            if isinstance(one, ast.ClassDef) and not one.decorator_list:
+                own, methods, names = _given(one.body, [inside for part in one.body for inside in ast.walk(part)])
+                own = {_mangled(one.name, name): value for name, value in own.items()}
+                methods = frozenset(_mangled(one.name, name) for name in methods)
+                classes[one.name] = own, methods, frozenset(_mangled(one.name, name) for name in names)
+        module = Module(
+            path,
+            digest(_normal(tree, ours)),
+            tuple(_imports(nodes)),
+            constants,
+            defined,
+            frozenset(
+                one.name
+                for one in tree.body
+                if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) and one.decorator_list
+            ),
+            dict(_taken(tree.body)),
+            classes,
+            None if any(isinstance(node, ast.alias) and node.name == "*" for node in nodes) else bound,
+            frozenset(digest(_normal(node, ours)) for node in nodes if isinstance(node, _Function)),
+            frozenset(_mentioned(nodes)),
+            tuple(_nodes_of(tree.body, ours)),
+        )
         if len(_modules) >= _MODULES:
             _modules.clear()
         known = _modules[path] = content, module
     return known[1]
+
+
+def _taken(body: list[ast.stmt]) -> Iterator[tuple[str, Import]]:
+    """Yield what a module imports from others, by the name that it gives to it."""
+    times: dict[str, int] = {}
+    for node in _in_scope(body):
+        for name in _bound_by(node):
+            times[name] = times.get(name, 0) + 1
+    for statement in body:
+        if isinstance(statement, ast.ImportFrom) and statement.module != "__future__":
+            for alias in statement.names:
+                name = alias.asname or alias.name
+                if times.get(name) == 1:
+                    yield name, Import(statement.level, statement.module or "", (alias.name,))
+
+
+def _mangled(cls: str, name: str) -> str:
+    return f"_{cls.lstrip('_')}{name}" if name[:2] == "__" != name[-2:] else name
+
+
+def _given(body: list[ast.stmt], nodes: list[ast.AST]) -> tuple[dict[str, Any], frozenset[str], frozenset[str]]:
+    """Return what statements give a meaning to: literals and functions that nothing else gives another, and all."""
+    constants: dict[str, Any] = {}
+    defined: set[str] = set()
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and not statement.decorator_list:
+            defined.add(statement.name)
+        targets: list[ast.expr] = []
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            targets = [statement.target]
+        if targets:
+            try:
+                literal = _literal(statement.value)  # type: ignore[attr-defined]
+            except (ValueError, TypeError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
+                continue
+            constants.update((to.id, literal) for to in targets if isinstance(to, ast.Name))
+    times: dict[str, int] = {}
+    for node in [*_in_scope(body), *(node for node in nodes if isinstance(node, ast.Global))]:
+        for name in _bound_by(node):
+            times[name] = times.get(name, 0) + 1
+    # What is given twice, anywhere, may well be the other.
+    once = {name: value for name, value in constants.items() if times[name] == 1}
+    return once, frozenset(name for name in defined if times[name] == 1), frozenset(times)
+
+
+def _literal(node: ast.expr) -> Any:
+    """Return the value of a literal, or of one that is computed from numbers (``60 * 60``). Raises ValueError."""
+    if not isinstance(node, ast.BinOp):
+        return ast.literal_eval(node)
+    powers = 0
+    for part in ast.walk(node):
+        if isinstance(part, ast.Constant):
+            if not isinstance(part.value, int | float) or abs(part.value) > 1e9:
+                raise ValueError
+        elif isinstance(part, ast.BinOp) and isinstance(part.op, ast.Pow | ast.LShift):
+            powers += 1
+            by = part.right.value if isinstance(part.right, ast.Constant) else None
+            if not isinstance(by, int | float) or not 0 <= by <= 64 or powers > 2:  # that may take forever
+                raise ValueError
+        elif not isinstance(part, ast.BinOp | ast.UnaryOp | ast.operator | ast.unaryop):
+            raise ValueError
+    return eval(compile(ast.Expression(node), "", "eval", dont_inherit=True), {"__builtins__": {}})
+
+
+def _bound_by(node: ast.AST) -> tuple[str, ...]:
+    """Return the names that a part of a syntax tree gives a meaning to."""
+    if isinstance(node, ast.Name):
+        return () if isinstance(node.ctx, ast.Load) else (node.id,)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return (node.name,)
+    if isinstance(node, ast.alias):
+        return (node.asname or node.name.partition(".")[0],)
+    if isinstance(node, ast.Global):
+        return (*node.names, *node.names)  # a function gives it another
+    if isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
+        return (node.name,) if node.name else ()
+    if isinstance(node, ast.MatchMapping):
+        return (node.rest,) if node.rest else ()
+    return ()
+
+
+_SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
+
+
+def _in_scope(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    """Yield what is in statements, but not what is in the functions and classes that they define."""
+    pending: list[ast.AST] = list(body)
+    while pending:
+        node = pending.pop()
+        yield node
+        if not isinstance(node, _SCOPES):
+            pending.extend(ast.iter_child_nodes(node))
+
+
+def _mentioned(nodes: list[ast.AST]) -> Iterator[str]:
+    """Yield the names that code uses, its attributes, and the names that it imports."""
+    for node in nodes:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names)
+
+
+def _nodes_of(body: list[ast.stmt], ours: frozenset[str]) -> Iterator[tuple[str, str, bool]]:
+    """Yield the nodes of a module, by attribute and name, with whether their options say that they are not kept."""
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            for decorator in statement.decorator_list:
+                if _root_of(decorator) in ours:
+                    yield statement.name, *_options_of(decorator, statement.name)
+        elif isinstance(statement, ast.Assign) and _root_of(statement.value) in ours:
+            for target in statement.targets:
+                if isinstance(target, ast.Name):
+                    yield target.id, *_options_of(statement.value, target.id)
+
+
+def _root_of(call: ast.expr) -> str:
+    while isinstance(call, ast.Attribute | ast.Call):
+        call = call.func if isinstance(call, ast.Call) else call.value
+    return call.id if isinstance(call, ast.Name) else ""
+
+
+def _options_of(call: ast.expr, name: str) -> tuple[str, bool]:
+    unkept = False
+    if isinstance(call, ast.Call):
+        first = call.args[0] if call.args else None
+        if isinstance(first, ast.Name):
+            name = first.id
+        elif isinstance(first, ast.Constant) and isinstance(first.value, str):
+            name = first.value
+        for keyword in call.keywords:
+            value = keyword.value
+            if keyword.arg == "name" and isinstance(value, ast.Constant) and isinstance(value.value, str):
+                name = value.value
+            elif keyword.arg == "cache":  # what is no literal may be either
+                unkept = not (isinstance(value, ast.Constant) and value.value in (True, None))
+            elif keyword.arg is None:  # **options: nobody knows
+                unkept = True
+    return name, unkept
 
 
 def digest_of_file(path: str) -> bytes:
@@ -464,20 +717,25 @@ def _constant(value: Any) -> Any:
     return (type(value).__name__, repr(value))
 
 
-def _outside(code: CodeType) -> tuple[tuple[Chain, ...], tuple[Chain, ...], tuple[Import, ...]]:
-    """Return what a code names outside itself, in its module and in functions around it, and what it imports."""
+def _outside(code: CodeType) -> tuple[tuple[Chain, ...], tuple[Chain, ...], tuple[Import, ...], bool]:
+    """Return what a code names outside itself, in its module and in functions around it; what it imports; whether an
+    attribute that it takes sounds like drawing random numbers.
+    """
     import dis
 
     names: set[Chain] = set()
     free: set[Chain] = {(name,) for name in code.co_freevars}
     imports: set[Import] = set()
     around = frozenset(code.co_freevars)
+    draws = False
     for part in codes_in(code):
         into: set[Chain] | None = None
         chain: Chain = ()
         last: list[Any] = [None, None]
         for step in dis.get_instructions(part):
             name = step.opname
+            if name in _LOADS_ATTRIBUTE and step.argval in DRAWN:
+                draws = True
             if name in _LOADS_ATTRIBUTE and into is not None:
                 chain = *chain, step.argval
                 continue
@@ -494,4 +752,4 @@ def _outside(code: CodeType) -> tuple[tuple[Chain, ...], tuple[Chain, ...], tupl
                 level, of = last
                 imports.add(Import(level or 0, step.argval, tuple(sorted(of or ()))))
             last = [last[1], step.argval]
-    return tuple(sorted(names)), tuple(sorted(free)), tuple(sorted(imports))
+    return tuple(sorted(names)), tuple(sorted(free)), tuple(sorted(imports)), draws
