@@ -1297,6 +1297,70 @@ TABLE = r'''
  from .deep import N
  # file: lib/deep.py
  N = 1
+=== other: the size of a cache set in an imported module
+ import config
++config.CACHE_SIZE = 2
+ @Node
+ def node(x):
+     import config
+     return config.CACHE_SIZE
+ # file: config.py
+ CACHE_SIZE = 1
+=== same: what an imported module remembers
+ import config
++config._cache['a'] = 2
+ @Node
+ def node(x):
+     import config
+     return config.f(x)
+ # file: config.py
+ _cache = {}
+ def f(x): return _cache.setdefault(x, x)
+=== other: an array of a class with underscores
+ import numpy
+ class A:
+-    __table__ = numpy.array([1])
++    __table__ = numpy.array([2])
+ @Node
+ def node(x):
+     return A.__table__
+=== other: a method of a library in a record
+ import dataclasses, collections, json
+ @dataclasses.dataclass(repr=False)
+ class A:
+     n: int = 1
+-    __repr__ = json.dumps
++    __repr__ = json.loads
+ @Node
+ def node(x):
+     return repr(A())
+=== other: how members of an enum are numbered
+ import enum
+ class A(enum.Enum):
+-    def _generate_next_value_(name, start, count, last): return name
++    def _generate_next_value_(name, start, count, last): return name + ''
+     X = enum.auto()
+ @Node
+ def node(x):
+     return A.X
+=== other: a mixin of an enum
+ import enum
+ class M:
+     def __format__(self, how):
+-        return 'a'
++        return 'b'
+ class A(M, enum.Enum):
+     X = 1
+ @Node
+ def node(x):
+     return f'{A.X}'
+=== other: an attribute with underscores of a function
+ def f(): return vars(f)['__n__']
+-f.__n__ = 1
++f.__n__ = 2
+ @Node
+ def node(x):
+     return f()
 === other: a bound of a generic base
  import typing
  T = typing.TypeVar('T')

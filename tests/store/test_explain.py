@@ -178,3 +178,16 @@ def test_whatever_a_graph_holds_it_can_be_explained(store, tmp_path):
     told = Graph(missing(File(tmp_path / "none")), no_key(threading.Lock())).explain(store=store)
     assert "run      missing  FileNotFoundError" in told
     assert "run      no_key   UnhashableArgumentError: argument 'lock' has no key" in told
+
+
+def test_what_sounds_like_a_secret_is_not_told(store):
+    login = Node(lambda user, password, api_key=0: user, name="login")
+    result = run(login("u", "hunter2", api_key=12345), store=store, executor="inline")
+    why = login("u", "hunter3", api_key=54321).why(store=store)
+    assert why == "argument password changed, argument api_key changed"
+    told = (store.path + "/runs", result.id)
+    with open(f"{told[0]}/{told[1]}.jsonl") as history:
+        text = history.read()
+    assert "hunter2" not in text
+    assert "12345" not in text
+    assert store.run(result.id).tasks[0].inputs == (("user", "'u'"), ("password", "***"), ("api_key", "***"))

@@ -370,3 +370,19 @@ def test_a_store_comes_from_options_and_the_environment(tmp_path, monkeypatch):
         assert names(run(load(3)), Started) == []
     monkeypatch.setenv("TINYGRAPH_STORE", str(tmp_path / "one"))
     assert names(run(load(3), executor="inline"), Started) == []
+
+
+def test_what_the_code_of_an_argument_needs_counts(store):
+    """A node or a function that is handed over may draw random numbers, or may be one that is never kept."""
+    ran = []
+    now = Node(lambda: ran.append(1) or len(ran), name="now", cache=False, key=lambda: 0)
+    apply = Node(lambda node: node(), name="apply")
+    assert [apply(now).resolve(store=store, executor="inline") for _ in range(2)] == [1, 2]
+
+    def roll():
+        return random.random()
+
+    call = Node(lambda function: function(), name="call")
+    one = call(roll).resolve(store=store, executor="inline", seed=1)
+    assert call(roll).resolve(store=store, executor="inline", seed=2) != one
+    assert call(roll).resolve(store=store, executor="inline", seed=1) == one

@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 from tinygraph.definition import Definition, Kind
 from tinygraph.errors import UnhashableArgumentError
 from tinygraph.keys.canonical import ATOMS, tree_of
+from tinygraph.keys.content import LIBRARIES
 from tinygraph.keys.digests import digest
 from tinygraph.keys.packages import Origin, found_module, origin_of, origin_of_module, path_of, version_of
 from tinygraph.keys.source import Chain, Import, codes_in, digest_of_file, form_of, module_at, trim
@@ -265,7 +266,7 @@ class _Walk:
             self._note_imports(form.imports, named)
         if function.__dict__:
             where = f"`{{}}` of `{name}` in {where}"
-            own = [(other, value) for other, value in sorted(function.__dict__.items()) if _is_told(other)]
+            own = [(other, value) for other, value in sorted(function.__dict__.items()) if _is_told(other, value)]
             if own:
                 row.append([(other, self._leniently(where.format(other), value)) for other, value in own])
         return row
@@ -341,7 +342,7 @@ class _Walk:
                 owner = inside.__self__
                 owner = getattr(owner, "definition", owner)  # of a call of a node
                 found.append([self._leniently_tree(owner, function.__qualname__), inside.__name__])
-            elif _is_told(name):  # what a decorator was given
+            elif _is_told(name, inside):  # what a decorator was given
                 found.append(self._leniently_tree(inside, function.__qualname__))
         wrapped = getattr(function, "__wrapped__", None)
         if wrapped is not None:
@@ -410,6 +411,10 @@ class _Walk:
         if origin is not Origin.USER:
             return self._foreign(name, "", origin)
         if module is not None and not path:
+            top = name.partition(".")[0]
+            origin = origin_of_module(top)
+            if top != name and origin is not Origin.USER:  # a part of a library in C
+                return self._foreign(name, "", origin)
             return self._number(id(module), self._visit_made_module, module, "")
         key = path if module is None or module is sys.modules.get(name) else (path, id(module))
         return self._number(key, self._visit_module, (name, path, module), "")
@@ -418,7 +423,7 @@ class _Walk:
         """A module that was made by hand: what is in it."""
         name, inside = module.__name__, vars(module)
         label = f"`{{}}` in {name}"
-        names = [other for other in sorted(inside) if other[:2] != "__"]
+        names = [other for other in sorted(inside) if other not in _OF_MODULES]
         return ["made module", [(other, self._value(label.format(other), inside[other])) for other in names]]
 
     def _visit_module(self, thing: tuple[str, str, Any], role: str) -> Any:
@@ -449,7 +454,7 @@ class _Walk:
             changed = [
                 (other, self._leniently(f"`{other}` in {name}", value))
                 for other, value in module.changed_in(inside)
-                if _is_told(other)
+                if _is_told(other, value)
             ]
             if changed:
                 row.append(changed)
@@ -539,12 +544,13 @@ def _is_unkept(definition: Definition) -> bool:
     return getattr(definition, "cache", None) in (False, "run")
 
 
-def _is_told(name: str) -> bool:
-    """Whether what lies beside code under a name counts: not what Python writes there, nor what it remembers."""
-    return name[:2] != "__" and _REMEMBERED.search(name) is None
+def _is_told(name: str, value: Any) -> bool:
+    """Whether what lies beside code under a name counts: it may be what the code remembers, or counts itself."""
+    return name not in _NOTED and (type(value) in ATOMS or _REMEMBERED.search(name) is None)
 
 
-_REMEMBERED = re.compile(r"cache|memo|__wrapped__|^seen$|^hits$|^misses$|^calls$", re.IGNORECASE)
+_REMEMBERED = re.compile(r"cache|memo|^_*seen$", re.IGNORECASE)
+_NOTED = frozenset(("__wrapped__", "__signature__", "calls", "hits", "misses"))
 
 
 def _is_library(cls: type) -> bool:
@@ -642,7 +648,12 @@ _OF_ENUMS = re.compile(
     r"_(use_args|member_names|member_map|value2member_map|unhashable_values|unhashable_values_map|hashable_values|"
     r"member_type|flag_mask|all_bits|singles_mask|inverted|ignore|order|value_repr)_|__dir__"
 )
-_OF_LIBRARIES = ("__pydantic_", "__attrs_", "__sqlalchemy_")  # names that they write: caches, and what says it again
+_OF_LIBRARIES = (
+    "__pydantic_",
+    "__attrs_",
+    "__sqlalchemy_",
+    "__mapper",
+)  # names that they write: caches, and what says it again
 
 
 def _attributes(cls: type) -> Iterator[tuple[str, Any]]:
@@ -655,7 +666,7 @@ def _attributes(cls: type) -> Iterator[tuple[str, Any]]:
         kind = type(value)
         if name in _OF_CLASSES or kind in (GetSetDescriptorType, MemberDescriptorType):
             continue
-        if name[:2] == "__" and not _is_own(name, value):
+        if name[:2] == "__" and not _is_own(cls, name, value):
             continue
         if is_record and ((name in _WRITTEN and _is_generated(value)) or kind.__name__ == "_tuplegetter"):
             continue
@@ -675,13 +686,19 @@ def _attributes(cls: type) -> Iterator[tuple[str, Any]]:
             yield f"its {name.strip('_')}", inside[name]
 
 
-def _is_own(name: str, value: Any) -> bool:
+def _is_own(cls: type, name: str, value: Any) -> bool:
     """Whether an attribute with underscores is the user's: libraries keep much under such names that says nothing."""
-    if type(value) in ATOMS:
-        return not name.startswith(_OF_LIBRARIES)
-    if isinstance(value, FunctionType):
-        return value.__name__ != "_no_init_or_replace_init"  # of protocols, until there is an instance
-    return not name.startswith(_OF_LIBRARIES) and origin_of_module(type(value).__module__) is not Origin.INSTALLED
+    kind = type(value)
+    if kind is FunctionType:
+        return bool(value.__name__ != "_no_init_or_replace_init"  # of protocols, until there is an instance)
+    if name.startswith(_OF_LIBRARIES):
+        return False
+    if kind in ATOMS or origin_of_module(kind.__module__) is not Origin.INSTALLED:
+        return True
+    if kind.__module__.partition(".")[0] in LIBRARIES:
+        return True
+    around = (type(cls), *cls.__mro__)
+    return not any(origin_of_module(base.__module__) is Origin.INSTALLED for base in around)
 
 
 def _is_of_enums(name: str, value: Any) -> bool:
@@ -697,7 +714,7 @@ def _set_in(cls: type, member: Any) -> list[Any]:
     """Return the attributes that a member of an enum was given when it was made."""
     found: list[Any] = []
     for name, value in sorted(getattr(member, "__dict__", {}).items()):
-        if name[:1] == "_" == name[-1:] or name == "_sort_order_" or not _is_told(name):
+        if name[:1] == "_" == name[-1:] or name == "_sort_order_" or not _is_told(name, value):
             continue
         if isinstance(getattr(cls, name, None), functools.cached_property):
             continue
@@ -735,7 +752,13 @@ def _is_generated(value: Any) -> bool:
             or made_by.startswith("namedtuple_")
         )
     # A decorator of a library, around a function of the user, is the user's.
-    return _is_foreign(function) and all(_is_generated(inside) for inside in _functions_in(function))
+    inside = list(_functions_in(function))
+    made_by = (function.__globals__.get("__name__") or "").partition(".")[0]
+    is_made = made_by in _MAKE_RECORDS or (made_by == "reprlib" and inside)
+    return bool(is_made) and _is_foreign(function) and all(map(_is_generated, inside))
+
+
+_MAKE_RECORDS = frozenset(("attr", "attrs", "collections", "dataclasses", "pydantic", "typing"))
 
 
 def _is_foreign(function: FunctionType) -> bool:

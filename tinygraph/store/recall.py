@@ -22,7 +22,7 @@ from tinygraph.checks import parameters_of
 from tinygraph.definition import Definition, Kind
 from tinygraph.errors import DamagedEntry, UnhashableArgumentError
 from tinygraph.future import FINISHED, MISSING, SETTLED, Future, State, fetched
-from tinygraph.keys.canonical import Known, token
+from tinygraph.keys.canonical import Known, token, token_and_code
 from tinygraph.keys.digests import digest
 from tinygraph.keys.fingerprint import Fingerprint, fingerprint
 from tinygraph.seeds import Seeds
@@ -62,6 +62,16 @@ class Asked:
         self.lookup = lookup
         self.why = why
         self.token = b""
+
+
+class Reached:
+    """What the code in the arguments of a call reaches: random numbers, and nodes that are not kept."""
+
+    __slots__ = ("draws", "unkept")
+
+    def __init__(self) -> None:
+        self.draws = False
+        self.unkept: tuple[str, ...] = ()
 
 
 class Call(NamedTuple):
@@ -189,13 +199,17 @@ class Recall:
         if meaning.unkept:
             # What it returns may come from a node that must run each time: only its calls are looked up.
             return Asked(None, f"it calls {meaning.unkept[0]!r}, which is not kept"), []
+        code = Reached()
         try:
-            args = self._arguments(call)
+            args = self._arguments(call, code)
         except _NoToken as error:
             return Asked(None, str(error)), []
-        if meaning.draws and self.seeds is not None:
+        if code.unkept:  # a function that it was given calls such a node, or is one
+            return Asked(None, f"it is given {code.unkept[0]!r}, which is not kept"), []
+        draws = meaning.draws or code.draws
+        if draws and self.seeds is not None:
             args.append(Argument(SEED, token(self.seeds.of(call))))
-        elif meaning.draws:
+        elif draws:
             # Without a seed equal calls draw different numbers: each is found again by its place in the graph.
             if self._places is None:
                 self._places = Seeds(0, self._targets)
@@ -398,7 +412,7 @@ class Recall:
         if found is None:
             with self._lock:
                 found = self._prints[definition] = fingerprint(definition), node_of(definition)
-                self._called[found[0].digest] = getattr(found[0], "nodes", ())
+                self._called[found[0].digest] = found[0].nodes
         return found
 
     def _token_of_instance(self, call: Future[Any], recipe: Any) -> bytes:
@@ -410,30 +424,32 @@ class Recall:
             args = self._arguments(call)
         return b"#" + digest(_made_of(meaning, args))
 
-    def _arguments(self, call: Future[Any]) -> list[Argument]:
+    def _arguments(self, call: Future[Any], code: Reached | None = None) -> list[Argument]:
         """Return the arguments of a call by parameter, in the order of the parameters, with defaults filled in."""
         definition = call.definition
         if definition.key is not None:
             return [Argument("key", token(self._standing_for(call, definition.key), f"key= of {call.name!r}"))]
-        return self._by_parameter(definition.function, call.args or (), call.kwargs)
+        return self._by_parameter(definition.function, call.args or (), call.kwargs, code)
 
-    def _by_parameter(self, function: Any, args: Sequence[Any], kwargs: dict[str, Any] | None) -> list[Argument]:
+    def _by_parameter(
+        self, function: Any, args: Sequence[Any], kwargs: dict[str, Any] | None, code: Reached | None = None
+    ) -> list[Argument]:
         names = parameters_of(function)
-        found = [self._argument(arg, names[i] if i < len(names) else f"*{i + 1}") for i, arg in enumerate(args)]
+        found = [self._argument(arg, names[i] if i < len(names) else f"*{i + 1}", code) for i, arg in enumerate(args)]
         if not kwargs and len(args) == len(names):
             return found
         named = {
-            name: self._argument(arg, name if name.isidentifier() else f"**{name}")
+            name: self._argument(arg, name if name.isidentifier() else f"**{name}", code)
             for name, arg in (kwargs or {}).items()
         }
         for name in names[len(args) :]:
             if name in named:
                 found.append(named.pop(name))
             elif (default := _default_of(function, name)) is not MISSING:
-                found.append(self._argument(default, name))
+                found.append(self._argument(default, name, code))
         return found + [named[name] for name in sorted(named)]
 
-    def _argument(self, arg: Any, name: str) -> Argument:
+    def _argument(self, arg: Any, name: str, code: Reached | None = None) -> Argument:
         if type(arg) is Future or isinstance(arg, Future):
             source = "" if arg.definition.kind is Kind.INPUT else arg.name
             return Argument(name, self.token_of(arg), source, self._key_of(arg))
@@ -441,7 +457,12 @@ class Recall:
             if isinstance(arg.template, Future):  # an instance of a class node
                 return self._argument(arg.template, name)
             arg = arg.replace(Future, lambda future: Known(self.token_of(future)))
-        return Argument(name, token(arg, f"argument {name!r}"))
+        if code is None or type(arg) in ATOMS:
+            return Argument(name, token(arg, f"argument {name!r}"))
+        found, draws, unkept = token_and_code(arg, f"argument {name!r}")
+        code.draws = code.draws or draws
+        code.unkept = code.unkept or unkept
+        return Argument(name, found)
 
     def _key_of(self, call: Future[Any]) -> bytes:
         asked = self.asked.get(call.number)

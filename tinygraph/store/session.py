@@ -16,7 +16,7 @@ from tinygraph.store import Store
 from tinygraph.store.history import RunWriter
 from tinygraph.store.recall import Asked, Recall, node_of
 from tinygraph.store.shelf import key_of
-from tinygraph.store.why import shown
+from tinygraph.store.why import shown, told
 
 _LOOKS = 10  # times that a run looks again, because something that it found is damaged
 _NOT_ASKED = Asked(None, "")
@@ -141,7 +141,7 @@ class Session:
                 attempts=self._attempts.pop(call.number, 1),
                 worker=max(call.worker, 0) if what == "finished" else 0,
                 why=asked.why or ("" if call.definition.cache is not False else "cache=False"),
-                inputs=() if lookup is None else [(arg.parameter, shown(arg.token)) for arg in lookup.arguments],
+                inputs=() if lookup is None else [(arg.parameter, told(arg)) for arg in lookup.arguments],
                 output=shown(asked.token) if asked.token else "",
                 error=f"{more} failed" if what == "skipped" else more if what == "failed" else "",
                 key="" if lookup is None else lookup.key.hex(),

@@ -7,6 +7,8 @@ import reprlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from tinygraph.keys.fingerprint import sounds_secret
+
 HIT = "hit"
 NEVER = "never ran"
 EVICTED = "evicted"
@@ -104,6 +106,15 @@ def _tokens(args: Sequence[Argument]) -> tuple[bytes, ...]:
     return tuple([argument.token for argument in args])
 
 
+def told(argument: Argument) -> str:
+    """Return what a history tells of an argument: nothing, if its name sounds like a secret.
+
+    >>> told(Argument("rate", marshal.dumps(0.1, 2))), told(Argument("password", marshal.dumps("hunter2", 2)))
+    ('0.1', '***')
+    """
+    return "***" if sounds_secret(argument.parameter) else shown(argument.token)
+
+
 def _distance(these: Sequence[Argument], those: Sequence[Argument] | None) -> int:
     if those is None:
         return 0
@@ -135,7 +146,7 @@ def _changed_args(old: Sequence[Argument], new: Sequence[Argument]) -> list[str]
             continue
         elif argument.source:
             found.append(f"argument {argument.parameter} changed: what {argument.source!r} returned")
-        elif b"#" in (was.token[:1], argument.token[:1]):
+        elif b"#" in (was.token[:1], argument.token[:1]) or sounds_secret(argument.parameter):
             found.append(f"argument {argument.parameter} changed")
         else:
             found.append(f"argument {argument.parameter}: {shown(was.token)} -> {shown(argument.token)}")
