@@ -152,13 +152,19 @@ def test_a_cached_function_of_main_works(tmp_path: Path) -> None:
                 own = helper.cache_parameters(), helper.cache_info().currsize
                 return helper(x), fibonacci(60), fibonacci.cache_info().currsize, Table().get(x), own
 
+            @Node
+            def back(table, function):
+                return table, function, function(3)
+
             helper(1)
             print(node(2).resolve(executor="processes", workers=1))
+            table, function, found = back(Table(), helper).resolve(executor="processes", workers=1)
+            print(table.get(2), function(2), found)
             """
         )
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
-    assert done.stdout == "(4, 1548008755920, 61, 3, ({'maxsize': 7, 'typed': True}, 0))\n", done.stderr
+    assert done.stdout == "(4, 1548008755920, 61, 3, ({'maxsize': 7, 'typed': True}, 0))\n3 4 6\n", done.stderr
 
 
 # Folder, environment, path

@@ -1019,11 +1019,11 @@ TABLE = r'''
      return A().f()
 === other: a ufunc of a function
  import numpy
--f = numpy.frompyfunc(lambda x: x, 1, 1)
-+f = numpy.frompyfunc(lambda x: -x, 1, 1)
+-made = numpy.frompyfunc(lambda x: x, nin=1, nout=1)
++made = numpy.frompyfunc(lambda x: -x, nin=1, nout=1)
  @Node
  def node(x):
-     return f(x)
+     return made(x)
 === other: an attribute of a function in a table
  def f(): return f.__dict__['n']
 -f.n = 1

@@ -46,6 +46,7 @@ class Snapshot(NamedTuple):
 
 def snapshot() -> bytes:
     """Return what surrounds this thread, for a worker."""
+    pickler()  # before anything crosses
     return pickle.dumps(
         Snapshot(
             folder=_folder(),
@@ -122,16 +123,18 @@ def pickler() -> Any:
         parameters = function.cache_parameters()
         return _cached, (parameters["maxsize"], parameters["typed"], function.__wrapped__)
 
+    # Arguments and values cross with cloudpickle's own pickler, which would send the name and nothing else.
+    cloudpickle.Pickler.dispatch_table.setdefault(type(pickler), reduce_cached)
+
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table: ClassVar[Any] = ChainMap(
-            {ContextVar: _reduce, type(pickler): reduce_cached}, cloudpickle.Pickler.dispatch_table
-        )
+        dispatch_table: ClassVar[Any] = ChainMap({ContextVar: _reduce}, cloudpickle.Pickler.dispatch_table)
 
     return Pickler
 
 
 def _cached(maxsize: int | None, typed: bool, function: Callable[..., Any]) -> Any:
     """Return a function with a cache of its own: that of the parent stays there."""
+    pickler()  # it may go back
     return lru_cache(maxsize, typed)(function)
 
 

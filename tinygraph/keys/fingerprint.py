@@ -690,7 +690,8 @@ def _is_own(cls: type, name: str, value: Any) -> bool:
     """Whether an attribute with underscores is the user's: libraries keep much under such names that says nothing."""
     kind = type(value)
     if kind is FunctionType:
-        return bool(value.__name__ != "_no_init_or_replace_init"  # of protocols, until there is an instance)
+        # Of protocols, until there is an instance.
+        return bool(value.__name__ != "_no_init_or_replace_init")
     if name.startswith(_OF_LIBRARIES):
         return False
     if kind in ATOMS or origin_of_module(kind.__module__) is not Origin.INSTALLED:
