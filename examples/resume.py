@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tinygraph import Graph, Recalled, Started, Store, run
+from tinygraph import Recalled, Started, Store, run
 
 CENSUS = Path(__file__).with_name("census.py")
 
@@ -99,7 +99,9 @@ def main():
         print(f"\n  killed               when {before:,} calls had finished")
         ran, found = chapter("resumed", done(start(other)))
         if found["measure"]:
-            print(f"  {'':21}{found['measure']:,} of {ran['measure'] + found['measure']:,} files had been measured before")
+            print(
+                f"  {'':21}{found['measure']:,} of {ran['measure'] + found['measure']:,} files had been measured before"
+            )
 
 
 def finished(store):
