@@ -1,7 +1,7 @@
 """Ctrl-C and other signals at every step of a run: in a process of their own.
 
-An exception that a trace function raises within an `except` block can leave that block's exception behind, as the context
-of all that the process raises later: a fault of CPython 3.11, which is not to fail other tests.
+An exception that a trace function raises within an `except` block can leave that block's exception behind, as the
+context of all that the process raises later: a fault of CPython 3.11, which is not to fail other tests.
 """
 
 import subprocess
