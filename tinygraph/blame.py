@@ -110,6 +110,6 @@ def _short(arg: Any) -> str:
             arg = fetched(arg.value)
         elif isinstance(arg, Nested):
             arg = arg.replace(Future, lambda future: fetched(future.value))
-        return reprlib.repr(arg)
+        return " ".join(reprlib.repr(arg).split("\n"))
     except BaseException:  # an argument that cannot print itself
         return f"<{type(arg).__name__}>"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TextIO
 
-from tinygraph.events import Event, Failed, Finished, Printed, Skipped, Started
+from tinygraph.events import Event, Failed, Finished, Printed, Recalled, Skipped, Started
 
 _SECONDS_BETWEEN = 0.2
 
@@ -28,7 +28,7 @@ class ProgressLine:
     def __init__(self, stream: TextIO | None = None, known: Callable[[], int] = lambda: 0) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._known = known
-        self._finished = self._failed = self._skipped = 0
+        self._finished = self._kept = self._failed = self._skipped = 0
         self._running: dict[int, str] = {}
         self._began = monotonic()
         self._closed = threading.Event()
@@ -40,9 +40,10 @@ class ProgressLine:
         """Take note of an event."""
         if isinstance(event, Started):
             self._running[event.number] = event.name
-        elif isinstance(event, Finished | Failed | Skipped):
+        elif isinstance(event, Finished | Recalled | Failed | Skipped):
             self._running.pop(event.number, None)
-            self._finished += isinstance(event, Finished)
+            self._finished += isinstance(event, Finished | Recalled)
+            self._kept += isinstance(event, Recalled)
             self._failed += isinstance(event, Failed)
             self._skipped += isinstance(event, Skipped)
         elif isinstance(event, Printed) and self._ticks:  # told before it is written: the line makes room for it
@@ -63,7 +64,7 @@ class ProgressLine:
 
     def _text(self) -> str:
         known = max(self._known(), self._finished)
-        parts = [f"{self._finished:,} of {known:,} finished"]
+        parts = [f"{self._finished:,} of {known:,} finished" + (f" ({self._kept:,} kept)" if self._kept else "")]
         parts += [f"{self._failed:,} failed"] if self._failed else []
         parts += [f"{self._skipped:,} skipped"] if self._skipped else []
         names = list(dict.fromkeys(list(self._running.values())))[:3]

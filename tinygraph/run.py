@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from contextvars import copy_context
 from time import monotonic
@@ -148,6 +149,9 @@ class Run:
     def _start(self, inputs: dict[str, Any], *, block: bool) -> None:
         self._inputs = inputs
         if all(future.state in SETTLED for future in self._targets) and not inputs:
+            if self.options["refresh"]:
+                said = "refresh= has no effect on calls that have their values: call the nodes again"
+                warnings.warn(said, RuntimeWarning, stacklevel=4)
             self._finish()
         elif block:
             self._execute(inputs)

@@ -191,3 +191,13 @@ def test_what_sounds_like_a_secret_is_not_told(store):
     assert "hunter2" not in text
     assert "12345" not in text
     assert store.run(result.id).tasks[0].inputs == (("user", "'u'"), ("password", "***"), ("api_key", "***"))
+
+
+def test_calls_that_are_alike_are_one_line(store):
+    total = Node(lambda xs: len(xs), name="total")
+    graph = total(load.map([3] * 50)).graph
+    assert graph.explain(store=store) == (
+        "51 calls: 50 would run, 1 is known once others have run\n"
+        "run      load ×50  never ran\n"
+        "unknown  total     needs 'load'"
+    )

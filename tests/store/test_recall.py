@@ -386,3 +386,30 @@ def test_what_the_code_of_an_argument_needs_counts(store):
     one = call(roll).resolve(store=store, executor="inline", seed=1)
     assert call(roll).resolve(store=store, executor="inline", seed=2) != one
     assert call(roll).resolve(store=store, executor="inline", seed=1) == one
+
+
+def test_a_refresh_without_effect_is_told(store):
+    future = load(3)
+    future.resolve(store=store, executor="inline")
+    with pytest.warns(RuntimeWarning, match="refresh= has no effect"):
+        future.resolve(store=store, executor="inline", refresh="load")
+
+
+def test_progress_counts_what_was_kept(store, capsys):
+    load(3).resolve(store=store, executor="inline")
+    load(3).resolve(store=store, executor="inline", progress=True)
+    assert "1 of 1 finished (1 kept)" in capsys.readouterr().err
+
+
+def test_an_object_that_is_not_made_is_no_call_of_the_run(store):
+    class Scale:
+        def __init__(self, by):
+            self.by = by
+
+        def __call__(self, x):
+            return self.by * x
+
+    scale = Node(Scale)
+    for _ in range(2):
+        result = run(scale(3)(4), store=store, executor="inline")
+    assert [(task.name, task.why) for task in store.run(result.id).tasks] == [("Scale", "hit")]

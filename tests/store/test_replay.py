@@ -187,3 +187,45 @@ def test_calls_of_class_nodes_and_of_what_is_not_kept(store):
     for target in (count([loose(1), loose(2)]), count(part(1)), count([part(1)])):
         result = run(target, store=store, executor="inline")
         assert replay(result.id, "count", store=store) == result.value
+
+
+def test_a_replay_that_cannot_import_destroys_nothing(tmp_path):
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "helpers_of_replay.py").write_text(
+        "class Thing:\n    def __init__(self, x):\n        self.x = x\n"
+    )
+    script = tmp_path / "beside" / "script.py"
+    script.write_text(
+        "import sys\nimport helpers_of_replay\nfrom tinygraph import Node\n"
+        "@Node\ndef fail(thing):\n    raise KeyError(thing.x)\n"
+        "fail(helpers_of_replay.Thing(3)).resolve(store=sys.argv[1], executor='inline')\n"
+    )
+    store = tmp_path / "store"
+    failed = subprocess.run([sys.executable, script, store], capture_output=True, text=True, timeout=60)
+    [line] = [line for line in failed.stderr.splitlines() if "tinygraph.replay(" in line]
+    command = [sys.executable, "-c", "import tinygraph\n" + line.partition("alone: ")[2]]
+    helpers = tmp_path / "beside" / "helpers_of_replay.py"
+    helpers.rename(tmp_path / "off.py")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "StoreError: what 'fail' was called with cannot be read here: ModuleNotFoundError" in done.stderr
+    assert str(script) in done.stderr
+    (tmp_path / "off.py").rename(helpers)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "KeyError: 3" in done.stderr
+
+
+@pytest.mark.parametrize("executor", ["inline", "processes"])
+def test_an_object_whose_construction_fails_is_made_by_the_replay(store, executor):
+    class Bad:
+        def __init__(self, name):
+            raise ValueError(f"no model {name}")
+
+        def __call__(self, x):
+            return x
+
+    with pytest.raises(ValueError, match="no model m") as failure:
+        Node(Bad)("m")(1).resolve(store=store, executor=executor, workers=1)
+    assert "with (Bad('m'), 1)" in failure.value.__notes__[0]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no model m"):
+            replay(store.runs()[-1], "Bad", store=store)

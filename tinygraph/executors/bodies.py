@@ -40,6 +40,10 @@ class Recipe:
         """Return a new object."""
         return self.cls(*self.args, **self.kwargs)
 
+    def __repr__(self) -> str:
+        named = [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        return f"{self.cls.__name__}({', '.join([*map(repr, self.args), *named])})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         here.sent_recipe = True
         return _live, (self.identity, self.cls, self.args, self.kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 from tinygraph.blame import text_of
@@ -25,7 +26,7 @@ class Line(NamedTuple):
 
 
 def explain(graph: Graph, store: Any = None, inputs: dict[str, Any] | None = None) -> str:
-    """Return, line by line, what a run of the graph would find in a store, and why the rest would run.
+    """Return what a run of a graph would find in a store, and why the rest would run: a line for calls that are alike.
 
     >>> import tempfile
     >>> from tinygraph import Node
@@ -35,18 +36,19 @@ def explain(graph: Graph, store: Any = None, inputs: dict[str, Any] | None = Non
     12
     >>> print(double(double(3)).graph.explain(store=folder))
     2 calls: 2 are kept
-    hit      double
-    hit      double
+    hit      double ×2
     >>> print(double(4).graph.explain(store=folder))
     1 call: 1 would run
     run      double  argument x: 6 -> 4
     """
     lines = fates(graph, store, inputs)
-    width = max(len(line.call.name) for line in lines)
+    folded = Counter((fate, call.name, why) for call, fate, why in lines)
+    names = {one: one[1] if count == 1 else f"{one[1]} ×{count:,}" for one, count in folded.items()}
+    width = max(map(len, names.values()), default=0)
     counts = {fate: sum(line.fate == fate for line in lines) for fate in ("hit", "run", "unknown", "done")}
     said = [f"{counts[fate]} {_WORDS[fate][counts[fate] != 1]}" for fate in _WORDS if counts[fate]]
     head = f"{len(lines)} call{'s' if len(lines) != 1 else ''}: {', '.join(said)}"
-    return "\n".join([head, *(f"{fate:8} {call.name:{width}}  {why}".rstrip() for call, fate, why in lines)])
+    return "\n".join([head, *(f"{one[0]:8} {name:{width}}  {one[2]}".rstrip() for one, name in names.items())])
 
 
 def why(call: Future[Any], store: Any = None, inputs: dict[str, Any] | None = None) -> str:

@@ -27,7 +27,7 @@ from tinygraph.keys.digests import digest
 from tinygraph.keys.fingerprint import Fingerprint, fingerprint
 from tinygraph.seeds import Seeds
 from tinygraph.store.fileshelf import Loaded
-from tinygraph.store.shelf import At, Lookup, Settings, Shelf, Stored
+from tinygraph.store.shelf import At, Lookup, Made, Settings, Shelf, Stored
 from tinygraph.store.why import EVICTED, HIT, REFRESHED, Argument, Before, Seen, reason
 
 FORMAT = b"tinygraph 1"  # of keys: another one, and nothing that was kept before is found
@@ -115,6 +115,7 @@ class Recall:
         # The arguments of calls whose values lie in the store only, for the case that one cannot be read any more.
         self.arguments: dict[int, tuple[Any, Any]] = {}
         self._refresh = frozenset(refresh)
+        self._unreadable: set[bytes] = set()  # what was found, and could not be decoded: it is computed again
         self._looked: set[int] = set()
         self._tokens: dict[int, bytes] = {}
         self._standing: dict[int, Any] = {}  # what stands for values of calls that were only asked for
@@ -222,7 +223,9 @@ class Recall:
         return None if call.definition.cache == "run" else self.shelf
 
     def _found(self, shelf: Keeps | None, lookup: Lookup) -> tuple[bytes, Any] | None:
-        return None if shelf is None or self._refreshed(lookup) else shelf.find(lookup.key)
+        if shelf is None or lookup.key in self._unreadable or self._refreshed(lookup):
+            return None
+        return shelf.find(lookup.key)
 
     def _refreshed(self, lookup: Lookup) -> bool:
         """Whether a call is to run whatever was kept: it was asked for, or it calls a node that was."""
@@ -241,7 +244,7 @@ class Recall:
                 if isinstance(arg, Future) or (type(arg) is Nested and isinstance(arg.template, Future)):
                     future = arg if isinstance(arg, Future) else arg.template
                     if not self._key_of(future):
-                        shelf.keep_input(tokens[name], fetched(future.value))
+                        shelf.keep_input(tokens[name], _as_made(fetched(future.value)))
                 elif type(arg) is Nested:
                     shelf.keep_input(tokens[name], arg.replace(Future, self._at))
                 elif type(arg) not in ATOMS and name in tokens:
@@ -280,7 +283,9 @@ class Recall:
     def _at(self, future: Future[Any]) -> Any:
         """Return what stands for the value of a call in an argument that is kept: its key, if it has one."""
         key = self._key_of(future)
-        return At(key) if key else fetched(future.value)
+        if key:
+            return At(key)
+        return _as_made(fetched(future.value))
 
     # What workers and the history ask
 
@@ -382,6 +387,7 @@ class Recall:
         """Know what an earlier look of the same run found, for the case that this turns out to be damaged later."""
         self.asked.update(before.asked)
         self.arguments.update(before.arguments)
+        self._unreadable |= before._unreadable
         self.seen |= before.seen
 
     def restore(self, calls: Iterable[Future[Any]]) -> None:
@@ -394,6 +400,7 @@ class Recall:
                     call.value = found[1]
                     self._can_run_again(call, found[1])
                 elif call.number in self.arguments or call.expansion is not None:
+                    self._unreadable.add(asked.lookup.key)
                     wait_again(call, self.arguments.get(call.number))
             for need in call.dependencies:
                 revive(need)
@@ -514,6 +521,12 @@ def revive(call: Future[Any]) -> None:
     """Have a call of whatever run wait again whose value lies in a store and cannot be read any more."""
     if call.state is FINISHED and type(call.value) in (Stored, Loaded) and not can_be_read(call.value):
         wait_again(call, call.value.origin)
+
+
+def _as_made(value: Any) -> Any:
+    """Return how an object is made that a call gets, where it is not made yet: pickling it would make it."""
+    recipe = all(hasattr(type(value), name) for name in ("make", "cls", "args", "kwargs"))
+    return Made(value.cls, value.args, value.kwargs) if recipe else value
 
 
 def _has_files(arg: Any) -> bool:

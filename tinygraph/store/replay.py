@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import marshal
+import os
 import sys
 from copy import copy
 from functools import partial
 from typing import Any
 
+from tinygraph.blame import text_of
 from tinygraph.checks import parameters_of
 from tinygraph.definition import Definition
-from tinygraph.errors import StoreError
+from tinygraph.errors import DamagedEntry, StoreError
 from tinygraph.future import MISSING, record
 from tinygraph.options import effective
 from tinygraph.seeds import sow
 from tinygraph.store import Store
 from tinygraph.store.history import RunRecord, TaskRecord
 from tinygraph.store.recall import PLACE, SEED, Call
-from tinygraph.store.shelf import Shelf, key_of
+from tinygraph.store.shelf import Made, Shelf, key_of
 from tinygraph.store.why import Argument
 
 
@@ -40,6 +42,8 @@ def replay(run: str | RunRecord, task: int | str | TaskRecord, *, store: Any = N
     where the run was kept (else that of `options()` or the environment). ``pdb=True`` starts the debugger at the first
     line of the body. A body that calls nodes has these run as well, inline.
 
+    The function is the one that its module has now; one of a script that is not the one that runs is as it was then.
+
     Raises :class:`UnknownRun`, :class:`StoreError` for a task that the run does not have, and for arguments that were
     not kept: large ones that came from outside of the graph, and values of nodes that are not kept.
     """
@@ -49,7 +53,18 @@ def replay(run: str | RunRecord, task: int | str | TaskRecord, *, store: Any = N
     at = options["store"] if isinstance(options["store"], Store) else Store(options["store"])
     record = run if isinstance(run, RunRecord) else at.run(run)
     found = task if isinstance(task, TaskRecord) else _task(record, task)
-    call = _call(at.shelf(), record, found)
+    folder = os.path.dirname(record.program)
+    if folder and folder not in sys.path:  # where the modules beside the program are found
+        sys.path.append(folder)
+    try:
+        call = _call(at.shelf(), record, found)
+    except DamagedEntry as error:
+        if not isinstance(error.__cause__, ImportError | SyntaxError | AttributeError):
+            raise
+        raise StoreError(
+            f"what {found.name!r} was called with cannot be read here: {text_of(error.__cause__)}; the run was of "
+            f"{record.program!r}, start where its modules can be imported as they were"
+        ) from error.__cause__
     return _perform(call, pdb)
 
 
@@ -102,5 +117,6 @@ def _perform(call: Call, pdb: bool) -> Any:
         definition.function = partial(Pdb().runcall, definition.function)
     if seed is not None:
         sow(seed, definition.function)
+    args = tuple([arg.cls(*arg.args, **arg.kwargs) if type(arg) is Made else arg for arg in args])
     # Nothing is found or kept: it is to run.
     return record(definition, args, kwargs or None, sys._getframe(1)).resolve(executor="inline", store=None)

@@ -125,6 +125,8 @@ class Session:
         assert self._recall is not None
         if what == "printed":
             writer.printed(call.number, more[0])
+        elif what == "finished" and isinstance(call, Future) and call.definition.kind is Kind.STATEFUL:
+            return  # an object that is made where it is needed, perhaps nowhere: its calls are what ran
         elif what in _STATES and isinstance(call, Future):
             self._told.add(call.number)
             asked = self._recall.asked.get(call.number, _NOT_ASKED)

@@ -39,6 +39,14 @@ class At(NamedTuple):
     key: bytes
 
 
+class Made(NamedTuple):
+    """Stands for an object in an argument that is kept: how it is made, which may go wrong."""
+
+    cls: type
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
 class Lookup(NamedTuple):
     """What is known of a call before it has run: the key of its value, and what that key was made from."""
 
@@ -134,10 +142,9 @@ class Shelf:
         body = self.entries.body(entry)
         try:
             return decode(entry.codec, entry.meta, body)
-        except Exception as error:  # its class is another than it was, or does not like what it wrote
-            self.entries.forget(key)
-            what = f"the value of {entry.name!r} in {self.settings.root!r}"
-            raise DamagedEntry(f"{what} cannot be read: {text_of(error)}") from error
+        except Exception as error:  # its class is another than it was, or cannot be imported here: the entry is well
+            what = f"the value of {entry.name!r}" if entry.name else "a part of a call"
+            raise DamagedEntry(f"{what} in {self.settings.root!r} cannot be read: {text_of(error)}") from error
 
     def keep(self, lookup: Lookup, value: Any, seconds: float) -> tuple[bytes, Any]:
         """Put a value; return its token and what stands for it from now on."""
