@@ -18,7 +18,8 @@ from tinygraph.options import effective
 from tinygraph.seeds import sow
 from tinygraph.store import Store
 from tinygraph.store.history import RunRecord, TaskRecord
-from tinygraph.store.recall import PLACE, SEED, Call
+from tinygraph.store.keying import PLACE, SEED
+from tinygraph.store.recall import Call
 from tinygraph.store.shelf import Made, Shelf, key_of
 from tinygraph.store.why import Argument
 

@@ -14,7 +14,8 @@ from tinygraph.future import FAILED, Future
 from tinygraph.notes import Note
 from tinygraph.store import Store
 from tinygraph.store.history import RunWriter
-from tinygraph.store.recall import Asked, Recall, node_of
+from tinygraph.store.keying import node_of
+from tinygraph.store.recall import Asked, Recall
 from tinygraph.store.shelf import key_of
 from tinygraph.store.why import shown, told
 
@@ -94,7 +95,7 @@ class Session:
 
     def _end_history(self, error: BaseException | None) -> None:
         recall, writer = self._recall, self._writer
-        if recall is not None and error is None and (never := set(self._options["refresh"]) - recall.seen):
+        if recall is not None and error is None and (never := set(self._options["refresh"]) - recall.keying.seen):
             names = ", ".join(map(repr, sorted(never)))
             warnings.warn(f"refresh={names}: no such node was called", RuntimeWarning, stacklevel=2)
         if writer is None:
@@ -137,7 +138,7 @@ class Session:
             writer.task(
                 call.number,
                 call.name,
-                self._recall.node_of(call.definition),
+                self._recall.keying.node_of(call.definition),
                 _STATES[what],
                 more if what == "finished" else 0.0,
                 attempts=self._attempts.pop(call.number, 1),
