@@ -76,7 +76,7 @@ class Keying:
         return [meaning for meaning, _ in self._prints.values()]
 
     def question(self, call: Future[Any]) -> tuple[Lookup | None, str, list[Argument]]:
-        """Return what is asked of a store for a call, else why nothing is, and the arguments that the key is made of."""
+        """Return what is asked of a store for a call, else why nothing is; and the arguments by their parameters."""
         definition = call.definition
         meaning, node = self.meaning(definition)
         self.seen.add(definition.name)
