@@ -329,6 +329,9 @@ class Engine:
         self.in_hand -= 1
         if call.state is not RUNNING or call._engine is not self:
             return False  # cancelled, or the run is over
+        if self.error is not None or self.over.is_set():
+            call.state = WAITING
+            return False
         if isinstance(error, DamagedEntry):
             call.state = WAITING
             self.stop(error)
@@ -596,8 +599,8 @@ class Engine:
         if call.args == ():  # a component: it has not run
             call.began, call.worker = perf_counter(), 0
         elif self.recall is not None:
-            value = self.recall.keep(call, value, perf_counter() - call.began)
-            if isinstance(value, Elsewhere):
+            before, value = value, self.recall.keep(call, value, perf_counter() - call.began)
+            if value is not before or hasattr(value, "origin"):
                 expansion.template = kept  # should its value not be readable any more, it is made of its calls again
         if self._completing is not None:
             self._completing.append((call, value))

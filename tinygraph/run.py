@@ -185,8 +185,9 @@ class Run:
     def _drive(self, inputs: dict[str, Any]) -> None:
         """Run the targets, with what the run is to remember at hand."""
         store = self.options["store"]
+        deadline = None if self.options["timeout"] is None else monotonic() + self.options["timeout"]
         if store is None and not Definition.any_shared:
-            self._drive_with(None, inputs)
+            self._drive_with(None, inputs, deadline)
             return
         from tinygraph.store.session import Session
 
@@ -194,15 +195,14 @@ class Run:
             self.id = memory.id
             while True:
                 try:
-                    self._drive_with(memory, inputs)
+                    self._drive_with(memory, inputs, deadline)
                     return
                 except DamagedEntry:
                     if not memory.look_again(self._engine):
                         raise
 
-    def _drive_with(self, memory: Session | None, inputs: dict[str, Any]) -> None:
+    def _drive_with(self, memory: Session | None, inputs: dict[str, Any], deadline: float | None) -> None:
         executor = executor_for(self.options["executor"], self.options["workers"])
-        deadline = None if self.options["timeout"] is None else monotonic() + self.options["timeout"]
         listener, close = _listener(self.options["progress"], self._known)
 
         def engine_for(targets: tuple[Future[Any], ...]) -> Engine:

@@ -552,7 +552,7 @@ class Supervisor:
                 task.parcel = args
             if recall is not None and recall.settings is not None:
                 lookup = recall.lookup_of(call)
-                if lookup is not None and not captures(call.definition):
+                if lookup is not None and not captures(call.definition) and call.definition.outputs is None:
                     lookups[task.number] = lookup
             rows.append((task.number, number, args))
             give(task)

@@ -149,6 +149,7 @@ class Bench:
             return self._encoded(task, name, value, began, seconds)
         except BaseException as error:
             self._stay_one()
+            self.lookups.pop(task, None)
             seconds = clock() - began
             return pickle.dumps((task, RAISED, began, seconds, describe_error(as_raised(name, error))))
 

@@ -147,8 +147,10 @@ class Store:
             cast("FileShelf", self.values()).state.close()
             return
         entries = self.shelf().entries
-        entries.flush()
-        entries.release()
+        try:
+            entries.flush()
+        finally:
+            entries.release()
 
     def keep_limits(self) -> None:
         """Make room, if there are limits and they are passed."""

@@ -73,7 +73,7 @@ class Keying:
     @property
     def meanings(self) -> list[Fingerprint]:
         """What the code of the nodes means that were asked for."""
-        return [meaning for meaning, _ in self._prints.values()]
+        return [meaning for meaning, _ in list(self._prints.values())]  # others may add some meanwhile
 
     def question(self, call: Future[Any]) -> tuple[Lookup | None, str, list[Argument]]:
         """Return what is asked of a store for a call, else why nothing is; and the arguments by their parameters."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from tinygraph.blame import text_of
 from tinygraph.capture import ATOMS, Nested, hidden_in
 from tinygraph.definition import Definition, Kind
-from tinygraph.errors import DamagedEntry
+from tinygraph.errors import DamagedEntry, StoreError
 from tinygraph.future import FINISHED, MISSING, SETTLED, Future, State, fetched
 from tinygraph.seeds import Seeds
 from tinygraph.store.fileshelf import Loaded
@@ -25,6 +25,10 @@ from tinygraph.store.why import EVICTED, HIT, REFRESHED, Argument, Before, Seen,
 
 # What runs a body that computes something, or decides something. The others cost nothing.
 _LOOKED_UP = frozenset((Kind.LEAF, Kind.COMPOSITE, Kind.ENTRY, Kind.COROUTINE, Kind.GENERATOR))
+
+
+# Values that weigh nothing while somebody holds them.
+_LIGHT = (Stored, Loaded)
 
 
 class Keeps(Protocol):
@@ -92,6 +96,8 @@ class Recall:
         self.arguments: dict[int, tuple[Any, Any]] = {}
         self._refresh = frozenset(refresh)
         self._unreadable: set[bytes] = set()  # what was found, and could not be decoded: it is computed again
+        self._put: set[bytes] = set()  # the keys of what this run has kept
+        self._files: dict[int, list[tuple[str, Any]]] = {}  # by call: the arguments with files in them
         self._looked: set[int] = set()
         self._concerned: dict[Definition, bool] = {}
         self._running: dict[bytes, Future[Any]] = {}  # by key: equal calls wait for it, and have what it has
@@ -123,22 +129,29 @@ class Recall:
             self.asked[call.number] = asked
             return MISSING
         running = self._running.get(lookup.key)
-        if running is not None and running.state in (State.SKIPPED, State.CANCELLED):
-            running = None  # that says nothing of this one
+        if running is not None and running.state in SETTLED and running.state is not FINISHED:
+            running = None  # that says nothing of this one: a body may try again what failed
         if running is not None:
             if running.state not in SETTLED:
                 self._looked.discard(call.number)  # it is looked up again when that one has finished
-            elif running.state is FINISHED:
+            else:
                 self.keying.tokens[call.number] = self.keying.token_of(running)
             return running
         shelf = self._shelf_for(call)
-        found = self._found(shelf, lookup)
-        if found is None:
-            self._running[lookup.key] = call
-            if shelf is not None:
-                asked.why = self._why(shelf, lookup, args)
-                self.asked[call.number] = asked
-                self._keep_beside(shelf, call, lookup, args)
+        try:
+            found = self._found(shelf, lookup)
+            if found is None:
+                self._running[lookup.key] = call
+                if shelf is not None:
+                    asked.why = self._why(shelf, lookup, args)
+                    self.asked[call.number] = asked
+                    self._note_files(call, lookup)
+                    self._keep_beside(shelf, call, lookup, args)
+                return MISSING
+        except DamagedEntry:
+            raise
+        except (OSError, StoreError) as error:  # of the store, and not of the user's: the run goes on without
+            self.could_not_keep(call, text_of(error))
             return MISSING
         asked.why, asked.token = HIT, found[0]
         self.keying.tokens[call.number] = found[0]
@@ -147,8 +160,13 @@ class Recall:
         return found[1]
 
     def _can_run_again(self, call: Future[Any], standing: Any) -> None:
-        """Keep the arguments of a call whose value lies in the store only, should that not be readable any more."""
-        if call.args is not None and type(standing) in (Stored, Loaded):
+        """Keep the arguments of a call whose value lies in the store only, should that not be readable any more.
+
+        But not where a value would live on for that which only this run has.
+        """
+        if call.args is None or type(standing) not in (Stored, Loaded):
+            return
+        if all(type(need.value) in _LIGHT or type(need.value) in ATOMS for need in call.dependencies):
             self.arguments[call.number] = standing.origin = call.args, call.kwargs
 
     def ask(self, call: Future[Any]) -> Asked:
@@ -168,7 +186,9 @@ class Recall:
         return None if call.definition.cache == "run" else self.shelf
 
     def _found(self, shelf: Keeps | None, lookup: Lookup) -> tuple[bytes, Any] | None:
-        if shelf is None or lookup.key in self._unreadable or self._refreshed(lookup):
+        if shelf is None:
+            return None
+        if lookup.key not in self._put and (lookup.key in self._unreadable or self._refreshed(lookup)):
             return None
         return shelf.find(lookup.key)
 
@@ -200,10 +220,17 @@ class Recall:
     def keep(self, call: Future[Any], value: Any, seconds: float) -> Any:
         """Keep what came out of a call; return what stands for it from now on."""
         lookup = self.lookup_of(call)
-        if lookup is None or self.shelf is None or not self._still_holds(call, lookup):
+        if lookup is None or self.shelf is None:
             return value
+        self._running.pop(lookup.key, None)  # kept or not, nobody has to wait for it any more
         try:
-            found, standing = self.shelf.keep(lookup, fetched(value), seconds)
+            if not self._still_holds(call, lookup):
+                return value
+            itself = fetched(value)
+            outputs = call.definition.outputs
+            if outputs is not None and len(itself) != outputs:
+                return value  # it is refused, and must not be found the next time
+            found, standing = self.shelf.keep(lookup, itself, seconds)
         except DamagedEntry:
             return value  # what it forwards turns out to be damaged: whoever needs it looks again
         except Exception as error:  # a full disk, a value that cannot be pickled: the run goes on without
@@ -213,16 +240,23 @@ class Recall:
         self._can_run_again(call, standing)
         return standing
 
+    def _note_files(self, call: Future[Any], lookup: Lookup) -> None:
+        """Note the arguments of a call that have files in them: these may change before its value is kept."""
+        if "tinygraph.keys.files" in sys.modules and call.definition.key is None:
+            names = [argument.parameter for argument in lookup.arguments]
+            given = [*zip(names, call.args or (), strict=False), *(call.kwargs or {}).items()]
+            if found := [(name, arg) for name, arg in given if _has_files(arg)]:
+                self._files[call.number] = found
+
     def _still_holds(self, call: Future[Any], lookup: Lookup) -> bool:
         """Whether the files that a call got are what they were when its key was made."""
-        if "tinygraph.keys.files" not in sys.modules or call.definition.key is not None or call.args is None:
+        with_files = self._files.pop(call.number, ())
+        if not with_files:
             return True
         tokens = {argument.parameter: argument.token for argument in lookup.arguments}
-        given = [*zip(tokens, call.args, strict=False), *(call.kwargs or {}).items()]
-        with_files = [(name, arg) for name, arg in given if name in tokens and _has_files(arg)]
         try:
-            return all(self.keying.argument(arg, name).token == tokens[name] for name, arg in with_files)
-        except OSError:
+            return all(self.keying.argument(arg, name).token == tokens.get(name) for name, arg in with_files)
+        except Exception:  # a file that is gone, an argument that the body has changed
             return False
 
     def _at(self, future: Future[Any]) -> Any:
@@ -257,6 +291,8 @@ class Recall:
         """Take up what a worker has kept, or say why it could not; return what stands for the value."""
         lookup = self.lookup_of(call)
         if isinstance(kept, str):
+            if lookup is not None:
+                self._running.pop(lookup.key, None)
             self.could_not_keep(call, kept)
         elif lookup is not None and isinstance(self.shelf, Shelf):
             if not self._still_holds(call, lookup):
@@ -273,7 +309,9 @@ class Recall:
     def lookup_of(self, call: Future[Any]) -> Lookup | None:
         """Return under what the value of a call that runs is to be kept; None for what is not kept."""
         asked = self.asked.get(call.number)
-        return None if asked is None else asked.lookup
+        if asked is None or asked.lookup is None or asked.lookup.key in self._unreadable:
+            return None  # what could not be decoded once is not kept again
+        return asked.lookup
 
     def kept(self, call: Future[Any], found: bytes) -> None:
         """Note that the value of a call was kept, by whom ever, and its token."""
@@ -281,6 +319,7 @@ class Recall:
         asked = self.asked[call.number]
         asked.token = found
         if asked.lookup is not None:
+            self._put.add(asked.lookup.key)
             self._running.pop(asked.lookup.key, None)
 
     def failed(self, call: Future[Any], error: BaseException) -> None:
@@ -311,6 +350,7 @@ class Recall:
 
     def restore(self, calls: Iterable[Future[Any]]) -> None:
         """Look again at values that were found or kept, because one cannot be read: those calls are to run again."""
+        calls = list(calls)
         for call in calls:
             asked = self.asked.get(call.number)
             if call.state is FINISHED and asked is not None and asked.lookup is not None and self.shelf is not None:
@@ -319,8 +359,10 @@ class Recall:
                     call.value = found[1]
                     self._can_run_again(call, found[1])
                 elif call.number in self.arguments or call.expansion is not None:
-                    self._unreadable.add(asked.lookup.key)
+                    if self.shelf.find(asked.lookup.key) is not None:  # it is not damaged, and means nothing here
+                        self._unreadable.add(asked.lookup.key)
                     wait_again(call, self.arguments.get(call.number))
+        for call in calls:  # and what they need of earlier runs
             for need in call.dependencies:
                 revive(need)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tinygraph.blame import text_of
 from tinygraph.definition import Definition, Kind
 from tinygraph.engine import Engine
-from tinygraph.errors import CancelledError
+from tinygraph.errors import CancelledError, StoreError
 from tinygraph.future import FAILED, Future
 from tinygraph.notes import Note
 from tinygraph.store import Store
@@ -45,22 +46,30 @@ class Session:
     def __enter__(self) -> Session:
         if self._store is not None:
             self._store.enter()
-            if not self._store.is_file:
-                self._writer = _writer(self._store, self._options)
+            try:
+                if not self._store.is_file:
+                    self._writer = _writer(self._store, self._options)
+            except BaseException:
+                self._store.leave()
+                raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         # Not by `contextlib`, which writes to the exception: there are some that do not stand that.
         if self._store is not None:
             try:
-                self._end_history(error)
+                steps: list[Callable[[], None]] = [partial(self._end_history, error)]
+                for step in (*steps, self._store.leave, self._store.keep_limits):
+                    try:
+                        step()
+                    except (OSError, StoreError) as trouble:  # it must not cost the run's result, nor hide its error
+                        said = f"the store {self._store.path!r} was not left in order: {trouble}"
+                        warnings.warn(said, RuntimeWarning, stacklevel=2)
             finally:
-                self._store.leave()
                 # Nobody is to wait for the garbage collector to let go of values.
                 self._engine, self._calls = None, {}
                 if self._recall is not None:
                     self._recall.history = None
-            self._store.keep_limits()
 
     @property
     def id(self) -> str | None:
@@ -95,11 +104,13 @@ class Session:
 
     def _end_history(self, error: BaseException | None) -> None:
         recall, writer = self._recall, self._writer
+        if writer is not None:
+            self._close_history(writer, error)
         if recall is not None and error is None and (never := set(self._options["refresh"]) - recall.keying.seen):
             names = ", ".join(map(repr, sorted(never)))
             warnings.warn(f"refresh={names}: no such node was called", RuntimeWarning, stacklevel=2)
-        if writer is None:
-            return
+
+    def _close_history(self, writer: RunWriter, error: BaseException | None) -> None:
         for call in self._engine.calls if self._engine is not None else ():
             if call.state is FAILED and call.number not in self._told:  # it failed with a call that it made
                 self._tell(Note("failed", call, 0.0, text_of(call.value)))

@@ -204,7 +204,10 @@ class _State:
         except (DamagedEntry, OSError) as error:
             self.forget(key)
             raise DamagedEntry(f"{self._at(name)!r}, a part of {self.path!r}, is damaged: {error}") from error
-        return decode(blob.codec, blob.meta, blob.payload)
+        try:
+            return decode(blob.codec, blob.meta, blob.payload)
+        except Exception as error:  # its class is another than it was
+            raise DamagedEntry(f"a value of {self.path!r} cannot be read: {type(error).__name__}: {error}") from error
 
     def told(self) -> list[dict[str, Any]]:
         with self._lock:
