@@ -201,3 +201,17 @@ def test_calls_that_are_alike_are_one_line(store):
         "run      load ×50  never ran\n"
         "unknown  total     needs 'load'"
     )
+
+
+def test_calls_that_draw_without_a_seed_are_hits_at_their_places(store):
+    import random
+
+    draw = Node(lambda n: random.random() + n, name="draw")
+
+    def graph():
+        return tinygraph.Graph(*[draw(1) for _ in range(3)])
+
+    load(2)  # numbers of calls go on: places must not depend on them
+    graph().run(store=store, executor="inline").wait()
+    load(2)
+    assert graph().explain(store=store) == "3 calls: 3 are kept\nhit      draw ×3"

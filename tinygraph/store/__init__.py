@@ -58,6 +58,11 @@ class Store:
         self._file: FileShelf | None = None
         self.max_age = None if max_age is None else seconds("max_age", max_age)
 
+    @staticmethod
+    def at(given: Store | str | os.PathLike[str]) -> Store:
+        """Return the store that an option names: itself, or the one at a path."""
+        return given if isinstance(given, Store) else Store(given)
+
     @property
     def history(self) -> str:
         """The folder in which the history of runs lies."""

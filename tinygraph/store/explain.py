@@ -74,11 +74,11 @@ def fates(graph: Graph, store: Any = None, inputs: dict[str, Any] | None = None)
     if inputs or any(call.definition.kind is Kind.INPUT for call in graph.nodes):
         graph = Graph(*bound(graph.targets, dict(inputs or {})))
     found: dict[Future[Any], Line] = {}
-    at = options["store"] if isinstance(options["store"], Store) else Store(options["store"])
+    at = Store.at(options["store"])
     at.enter()
     try:
         seeds = None if options["seed"] is None else Seeds(options["seed"], graph.targets)
-        recall = Recall(at.values(), options["refresh"], seeds)
+        recall = Recall(at.values(), options["refresh"], seeds, graph.targets)
         for call in graph.topological_order():
             found[call] = Line(call, *_fate(call, recall, found))
     finally:

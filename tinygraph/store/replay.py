@@ -51,7 +51,7 @@ def replay(run: str | RunRecord, task: int | str | TaskRecord, *, store: Any = N
     options = effective({} if store is None else {"store": store})
     if options["store"] is None:
         raise StoreError("replay needs a store: pass store=, or set it with options(store=...)")
-    at = options["store"] if isinstance(options["store"], Store) else Store(options["store"])
+    at = Store.at(options["store"])
     record = run if isinstance(run, RunRecord) else at.run(run)
     found = task if isinstance(task, TaskRecord) else _task(record, task)
     folder = os.path.dirname(record.program)

@@ -32,7 +32,7 @@ class Session:
     """
 
     def __init__(self, store: Any, options: dict[str, Any]) -> None:
-        self._store = store if store is None or isinstance(store, Store) else Store(store)
+        self._store = None if store is None else Store.at(store)
         self._options = options
         self._writer: RunWriter | None = None
         self._recall: Recall | None = None
