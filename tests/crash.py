@@ -194,20 +194,27 @@ FAULTS = ("signal=KILL", "error=EIO", "error=ENOSPC", "error=EINTR", "retval=0",
 
 def breaks(durable, every=1, offset=0):
     """Return what can be done to the program: a system call, which one of them, and what happens there."""
-    found = []
-    for name, (before, count) in sorted(calls_of_victim(durable).items()):
-        if name == "writev":
-            continue
-        for number in range(before + 1, count + 1):
-            for fault in FAULTS:
-                if fault != "signal=KILL" and name in _MEMORY:
-                    continue
-                if fault == "error=ENOSPC" and name not in _TAKE_ROOM:
-                    continue
-                if fault.startswith("retval") and name not in ("write", "pwrite64"):
-                    continue
-                found.append((name, number, fault))
-    return found[offset::every]
+    return breaks_of(calls_of_victim(durable), FAULTS)[offset::every]
+
+
+def breaks_of(calls, faults, never_fail=frozenset()):
+    """Return each call that is to be broken, and how: of each name, those from the first count to the second."""
+    return [
+        (name, number, fault)
+        for name, (before, count) in sorted(calls.items())
+        for number in range(before + 1, count + 1)
+        for fault in faults
+        if can_break(name, fault, never_fail)
+    ]
+
+
+def can_break(name, fault, never_fail=frozenset()):
+    """Whether a fault may strike a system call; `never_fail` are those that may only be where the program is killed."""
+    if name == "writev" or (fault != "signal=KILL" and (name in _MEMORY or name in never_fail)):
+        return False
+    if fault == "error=ENOSPC":
+        return name in _TAKE_ROOM
+    return not fault.startswith("retval") or name in ("write", "pwrite64")
 
 
 def break_one(name, number, fault, durable=False):

@@ -18,7 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.crash import _MEMORY, _TAKE_ROOM, QUICK
+from tests.crash import QUICK, breaks_of
 
 NODES = 100
 FAULTS = ("signal=KILL", "error=EIO", "error=ENOSPC", "error=EINTR", "retval=0")
@@ -98,19 +98,8 @@ def breaks(every=1, offset=0):
             before[name[0]] += not begun
             count[name[0]] += 1
             begun = begun or 'writev(1, [{iov_base="begin' in line
-    found = []
-    for name in sorted(count):
-        for number in range(before[name] + 1, count[name] + 1):
-            for fault in FAULTS:
-                fails = fault != "signal=KILL"
-                if name == "writev" or (fails and name in _MEMORY | _CANNOT_FAIL):
-                    continue
-                if fault == "error=ENOSPC" and name not in _TAKE_ROOM:
-                    continue
-                if fault.startswith("retval") and name not in ("write", "pwrite64"):
-                    continue
-                found.append((name, number, fault))
-    return found[offset::every]
+    calls = {name: (before[name], count[name]) for name in count}
+    return breaks_of(calls, FAULTS, _CANNOT_FAIL)[offset::every]
 
 
 def break_one(name, number, fault):
