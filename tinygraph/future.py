@@ -12,7 +12,7 @@ from threading import RLock
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack, cast
 
-from tinygraph.capture import ATOMS, capture, futures_in
+from tinygraph.capture import ATOMS, Nested, capture, futures_in
 from tinygraph.definition import Definition, Kind
 from tinygraph.errors import CancelledError, FutureAttributeError, RecordError
 
@@ -525,6 +525,24 @@ def needs_of(call: Future[Any]) -> tuple[Future[Any], ...]:
     """
     expansion = call.expansion
     return call.dependencies if expansion is None else expansion.calls
+
+
+def with_each(call: Future[Any], by: Callable[[Future[Any]], Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments of a call with `by(future)` for each future in them, at any depth.
+
+    >>> from tinygraph import Node
+    >>> size = Node(lambda *parts, unit: parts)
+    >>> with_each(size(1, [size(2, unit="m")], unit="m"), lambda future: future.name)
+    ([1, ['<lambda>']], {'unit': 'm'})
+    """
+
+    def replaced(arg: Any) -> Any:
+        if isinstance(arg, Future):
+            return by(arg)
+        return arg.replace(Future, by) if type(arg) is Nested else arg
+
+    args = [replaced(arg) for arg in call.args or ()]
+    return args, {name: replaced(arg) for name, arg in (call.kwargs or {}).items()}
 
 
 def upstream(

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from tinygraph.capture import ATOMS, Nested
+from tinygraph.capture import ATOMS
 from tinygraph.checks import check_arguments, parameters_of, surely_fit
 from tinygraph.definition import Definition, Kind
 from tinygraph.engine import Engine, expands, in_driver
 from tinygraph.errors import NodeError, NodeExit, NodeTimeout
-from tinygraph.future import Elsewhere, Future, Recorder, recording
+from tinygraph.future import Elsewhere, Future, Recorder, recording, with_each
 from tinygraph.seeds import Source, restore, source, sow, states
 
 _LEAF = Kind.LEAF  # looked up at every call, and an enum's attribute is slow
@@ -163,16 +163,7 @@ class Bodies:
 
 def arguments_of(call: Future[Any], use: Callable[[Any], Any]) -> tuple[list[Any], dict[str, Any]]:
     """Return the arguments of a call with `use(value)` for each future in them."""
-
-    def argument(arg: Any) -> Any:
-        if type(arg) is Future:
-            return use(arg.value)
-        if type(arg) is Nested:
-            return arg.replace(Future, lambda future: use(future.value))
-        return arg
-
-    args = [argument(arg) for arg in call.args or ()]
-    return args, {name: argument(arg) for name, arg in (call.kwargs or {}).items()}
+    return with_each(call, lambda future: use(future.value))
 
 
 def touch(engine: Engine, call: Future[Any]) -> None:

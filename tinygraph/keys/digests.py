@@ -26,3 +26,24 @@ def digest(data: Any) -> bytes:
     # With threads, because it lets the interpreter go on meanwhile.
     found: bytes = blake3(data, max_threads=blake3.AUTO).digest(SIZE)
     return found
+
+
+def digest_of(pieces: list[memoryview]) -> bytes:
+    """Return the digest of some buffers as if they were one; large ones are not copied.
+
+    >>> digest_of([memoryview(b"ab"), memoryview(b"c")]) == digest(b"abc")
+    True
+    >>> digest_of([memoryview(bytes(1 << 20)), memoryview(b"c")]) == digest(bytes(1 << 20) + b"c")
+    True
+    """
+    if len(pieces) == 1:
+        return digest(pieces[0])
+    if sum(piece.nbytes for piece in pieces) < _LARGE:
+        return digest(b"".join(pieces))
+    from blake3 import blake3
+
+    whole = blake3(max_threads=blake3.AUTO)
+    for piece in pieces:
+        whole.update(piece)
+    found: bytes = whole.digest(SIZE)
+    return found

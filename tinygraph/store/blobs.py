@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tinygraph.errors import DamagedEntry
 from tinygraph.keys.digests import SIZE as DIGEST
-from tinygraph.keys.digests import digest
+from tinygraph.keys.digests import digest, digest_of
 from tinygraph.store import disk
 from tinygraph.store.seal import SIZE, Seal, trust
 
@@ -69,7 +69,7 @@ class Blobs:
     def put(self, codec: str, meta: bytes, buffers: Sequence[Any]) -> bytes:
         """Write a blob, unless there is one with the same in it; return its name."""
         pieces = [memoryview(buffer).cast("B") for buffer in buffers]
-        stands_for, length = _digest(pieces), sum(piece.nbytes for piece in pieces)
+        stands_for, length = digest_of(pieces), sum(piece.nbytes for piece in pieces)
         code = codec.encode()
         name = digest(b"".join((_lengths(len(code)), code, _lengths(len(meta)), meta, stands_for)))
         front = _START + len(code) + len(meta)
@@ -213,18 +213,3 @@ def _removed_if_abandoned(path: str) -> bool:
 
 def _lengths(length: int) -> bytes:
     return length.to_bytes(8, "little")
-
-
-def _digest(pieces: list[memoryview]) -> bytes:
-    """Return the digest of the pieces as if they were one."""
-    if len(pieces) == 1:
-        return digest(pieces[0])
-    if sum(piece.nbytes for piece in pieces) < _LARGE:
-        return digest(b"".join(pieces))
-    from blake3 import blake3  # what `digest` takes for as much: here piece by piece, so that nothing is copied
-
-    whole = blake3(max_threads=blake3.AUTO)
-    for piece in pieces:
-        whole.update(piece)
-    found: bytes = whole.digest(DIGEST)
-    return found

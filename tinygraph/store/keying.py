@@ -18,7 +18,7 @@ from tinygraph.capture import ATOMS, Nested
 from tinygraph.checks import parameters_of
 from tinygraph.definition import Definition, Kind
 from tinygraph.errors import UnhashableArgumentError
-from tinygraph.future import MISSING, Future, fetched
+from tinygraph.future import MISSING, Future, fetched, with_each
 from tinygraph.keys.canonical import Known, token, token_and_code
 from tinygraph.keys.digests import digest
 from tinygraph.keys.fingerprint import Fingerprint, fingerprint
@@ -205,18 +205,6 @@ class Keying:
         if call.definition.kind is not Kind.ENTRY:
             return key(*args, **kwargs)
         return [Known(self.argument((call.args or ())[0], "self").token), key(*args[1:], **kwargs)]
-
-
-def with_each(call: Future[Any], by: Callable[[Future[Any]], Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Return the arguments of a call with `by(future)` for each future in them."""
-
-    def replaced(arg: Any) -> Any:
-        if isinstance(arg, Future):
-            return by(arg)
-        return arg.replace(Future, by) if type(arg) is Nested else arg
-
-    args = [replaced(arg) for arg in call.args or ()]
-    return args, {name: replaced(arg) for name, arg in (call.kwargs or {}).items()}
 
 
 def _made_of(meaning: Fingerprint, args: list[Argument]) -> bytes:

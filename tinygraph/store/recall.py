@@ -16,10 +16,10 @@ from tinygraph.blame import text_of
 from tinygraph.capture import ATOMS, Nested, hidden_in
 from tinygraph.definition import Definition, Kind
 from tinygraph.errors import DamagedEntry, StoreError
-from tinygraph.future import FINISHED, MISSING, SETTLED, Future, State, fetched
+from tinygraph.future import FINISHED, MISSING, SETTLED, Future, State, fetched, with_each
 from tinygraph.seeds import Seeds
 from tinygraph.store.fileshelf import Loaded
-from tinygraph.store.keying import Keying, with_each
+from tinygraph.store.keying import Keying
 from tinygraph.store.shelf import At, Lookup, Made, Settings, Shelf, Stored
 from tinygraph.store.why import EVICTED, HIT, REFRESHED, Argument, Before, Seen, reason
 
@@ -145,8 +145,8 @@ class Recall:
                 if shelf is not None:
                     asked.why = self._why(shelf, lookup, args)
                     self.asked[call.number] = asked
-                    self._note_files(call, lookup)
-                    self._keep_beside(shelf, call, lookup, args)
+                    self._note_files(call, args)
+                    self._keep_beside(shelf, call, args)
                 return MISSING
         except DamagedEntry:
             raise
@@ -198,14 +198,13 @@ class Recall:
             return False
         return lookup.name in self._refresh or not self._refresh.isdisjoint(self.keying.called.get(lookup.code, ()))
 
-    def _keep_beside(self, shelf: Keeps, call: Future[Any], lookup: Lookup, args: list[Argument]) -> None:
+    def _keep_beside(self, shelf: Keeps, call: Future[Any], args: list[Argument]) -> None:
         """Keep what explains a value, and what runs it again: the parts of its code, its node, its arguments."""
         meaning, _ = self.keying.meaning(call.definition)
         tokens = {argument.parameter: argument.token for argument in args}
-        given = [*zip(tokens, call.args or (), strict=False), *(call.kwargs or {}).items()]
         try:
             shelf.keep_code(meaning.digest, meaning.parts, call.definition)
-            for name, arg in given if call.definition.key is None else ():
+            for name, arg in _given(call, args) if call.definition.key is None else ():
                 if isinstance(arg, Future) or (type(arg) is Nested and isinstance(arg.template, Future)):
                     future = arg if isinstance(arg, Future) else arg.template
                     if not self.keying.key_of(future):
@@ -240,13 +239,12 @@ class Recall:
         self._can_run_again(call, standing)
         return standing
 
-    def _note_files(self, call: Future[Any], lookup: Lookup) -> None:
+    def _note_files(self, call: Future[Any], args: list[Argument]) -> None:
         """Note the arguments of a call that have files in them: these may change before its value is kept."""
-        if "tinygraph.keys.files" in sys.modules and call.definition.key is None:
-            names = [argument.parameter for argument in lookup.arguments]
-            given = [*zip(names, call.args or (), strict=False), *(call.kwargs or {}).items()]
-            if found := [(name, arg) for name, arg in given if _has_files(arg)]:
-                self._files[call.number] = found
+        if "tinygraph.keys.files" not in sys.modules or call.definition.key is not None:
+            return
+        if found := [(name, arg) for name, arg in _given(call, args) if _has_files(arg)]:
+            self._files[call.number] = found
 
     def _still_holds(self, call: Future[Any], lookup: Lookup) -> bool:
         """Whether the files that a call got are what they were when its key was made."""
@@ -402,6 +400,12 @@ def revive(call: Future[Any]) -> None:
     """Have a call of whatever run wait again whose value lies in a store and cannot be read any more."""
     if call.state is FINISHED and type(call.value) in (Stored, Loaded) and not can_be_read(call.value):
         wait_again(call, call.value.origin)
+
+
+def _given(call: Future[Any], args: list[Argument]) -> list[tuple[str, Any]]:
+    """Return what a call was given, by the names of its parameters: without defaults that were filled in."""
+    positional = zip([argument.parameter for argument in args], call.args or (), strict=False)
+    return [*positional, *(call.kwargs or {}).items()]
 
 
 def _as_made(value: Any) -> Any:

@@ -153,8 +153,9 @@ class Shelf:
         self.adopt(lookup, found, seconds)
         if type(value) in ATOMS:
             return found.token, value
-        small = encoded.codec, encoded.meta, b"".join(encoded.buffers)
-        return found.token, Stored(self, lookup.key, found, small if encoded.nbytes <= INLINE else None)
+        if encoded.nbytes > INLINE:
+            return found.token, Stored(self, lookup.key, found)
+        return found.token, Stored(self, lookup.key, found, (encoded.codec, encoded.meta, b"".join(encoded.buffers)))
 
     def discard(self, key: bytes) -> None:
         """Have a value not be found that a worker has put, because it is not what its key says."""
